@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+/*
+ * The span's steering: matching frames go to the AF_XDP socket of their queue, everything else (ARP, SSH,
+ * our own control traffic) to the kernel. What is redirected is gone for the host, so this is for
+ * interfaces whose traffic is ours. Attached by src/bpf/steer.rs.
+ */
+#include <linux/bpf.h>
+#include <stdbool.h>
+#include <bpf/bpf_helpers.h>
+#include <bpf/bpf_endian.h>
+
+#include "abi.h"
+#include "maps.h"
+#include "control_maps.h"
+
+#define XTEE_CONTEXT struct xdp_md
+#define XTEE_LOAD(ctx, offset, variable)                                                                 \
+	({                                                                                               \
+		void *at = (void *)(long)(ctx)->data + (offset);                                         \
+		bool loaded = (offset) < 1024 && at + sizeof(variable) <= (void *)(long)(ctx)->data_end; \
+		if (loaded)                                                                              \
+			(variable) = *(typeof(variable) *)at;                                            \
+		loaded;                                                                                  \
+	})
+
+#include "parse.h"
+#include "flow.h"
+#include "match.h"
+#include "sensitive.h"
+#include "count.h"
+
+/* Bytes to make in front of the frame for the outer header, where AF_XDP transmits it; 0 elsewhere. */
+const volatile __u32 room = 0;
+
+/* Queue → socket. Control fills it last on start and empties it first on stop. */
+struct {
+	__uint(type, BPF_MAP_TYPE_XSKMAP);
+	__uint(max_entries, XTEE_MAX_RINGS);
+	__type(key, __u32);
+	__type(value, __u32);
+} sockets SEC(".maps");
+
+SEC("xdp")
+int xtee_steer(struct xdp_md *ctx)
+{
+	struct ethernet_header ethernet;
+	struct packet_facts facts = {};
+	struct verdict verdict = {};
+	__u32 zero = 0, queue = ctx->rx_queue_index;
+	struct xtee_counters *counters = this_cpu_counters();
+
+	if (!counters)
+		return XDP_PASS;
+	__u32 slot = *(volatile __u32 *)&control.generation & 1;
+	void *slot_map = bpf_map_lookup_elem(&policies, &slot);
+	if (!slot_map)
+		return XDP_PASS;
+	const struct xtee_policy *policy = bpf_map_lookup_elem(slot_map, &zero);
+	if (!policy || !parse(ctx, &ethernet, &facts))
+		return XDP_PASS;
+
+	counters->seen += 1;
+	match(policy, slot, &facts, 0, XTEE_IN, &verdict);
+	count_rule(counters, verdict.rule, 1);
+	if (!verdict.mirror) {
+		counters->unmatched += 1;
+		return XDP_PASS;
+	}
+	counters->matched += 1;
+	if (verdict.unknown_ports)
+		counters->unknown_fragments += 1;
+	if (!policy->allow_credential_endpoints && is_sensitive(&facts)) {
+		counters->dropped[XTEE_DROP_sensitive] += 1;
+		return XDP_PASS;
+	}
+	/* Asked before the room is made: a frame that falls back to the kernel must be unchanged. */
+	if (!bpf_map_lookup_elem(&sockets, &queue)) {
+		counters->dropped[XTEE_DROP_no_socket] += 1;
+		return XDP_PASS;
+	}
+	if (room && bpf_xdp_adjust_head(ctx, -(int)room)) {
+		counters->dropped[XTEE_DROP_headroom] += 1;
+		return XDP_PASS;
+	}
+	/* A full socket is counted by the socket (XDP_STATISTICS), where the control plane reads it. */
+	return bpf_redirect_map(&sockets, queue, XDP_DROP);
+}
+
+char _license[] SEC("license") = "Dual MIT/GPL";

@@ -1,0 +1,194 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+/*
+ * The tap: on tc ingress and egress of a live interface, match and copy once into a ring.
+ *
+ * Never changes, delays or drops the original: every path returns TC_ACT_UNSPEC (= TCX_NEXT), the
+ * answer "no opinion" with which the next program on the hook decides. Attached by src/bpf/tap.rs.
+ */
+#include <linux/bpf.h>
+#include <linux/pkt_cls.h>
+#include <stdbool.h>
+#include <bpf/bpf_helpers.h>
+#include <bpf/bpf_endian.h>
+#include <bpf/bpf_core_read.h>
+
+#include "abi.h"
+#include "maps.h"
+#include "control_maps.h"
+
+#define XTEE_CONTEXT struct __sk_buff
+/* Headers are nearly always linear: direct access; the helper is for those that are not. */
+#define XTEE_LOAD(ctx, offset, variable)                                                                 \
+	({                                                                                               \
+		void *at = (void *)(long)(ctx)->data + (offset);                                         \
+		bool loaded = (offset) < 1024 && at + sizeof(variable) <= (void *)(long)(ctx)->data_end; \
+		if (loaded)                                                                              \
+			(variable) = *(typeof(variable) *)at;                                            \
+		else                                                                                     \
+			loaded = !bpf_skb_load_bytes(ctx, offset, &(variable), sizeof(variable));        \
+		loaded;                                                                                  \
+	})
+
+#include "parse.h"
+#include "flow.h"
+#include "match.h"
+#include "sensitive.h"
+#include "count.h"
+#include "copy.h"
+#include "offload.h"
+
+const volatile __u32 ring_count = 1;
+const volatile __u8 link_type = 1;
+/* So that the skeleton carries the record's type. */
+const volatile struct xtee_record record_type = {};
+
+struct vxlan_header {
+	__u32 flags;
+	__u32 vni; /* in the upper 24 bits */
+};
+
+/* As src/packet/encap writes them: VXLAN with the I flag alone, GRE with Ethernet inside and no flags but these. */
+#define XTEE_VXLAN_FLAGS 0x08000000
+#define XTEE_GRE_KEY 0x20000000
+#define XTEE_GRE_SEQUENCE 0x10000000
+#define XTEE_GRE_BRIDGED 0x6558
+
+/* Exactly our outer flow; other traffic to the collector stays visible. */
+static __always_inline bool is_own_copy(struct __sk_buff *skb, const struct packet_facts *facts)
+{
+	__u32 count = control.own_flow_count;
+
+	if (facts->family != 4 || (facts->protocol != 17 && facts->protocol != 47) || !count)
+		return false;
+	for (__u32 i = 0; i < XTEE_MAX_OWN_FLOWS; i++) {
+		if (i >= count)
+			break;
+		const struct xtee_own_flow *own = &control.own_flows[i];
+		__u32 identifier;
+
+		if (facts->destination[0] != own->destination || facts->protocol != own->protocol)
+			continue;
+		if (own->protocol == 17) {
+			if (facts->ports != XTEE_PORTS_KNOWN || facts->destination_port != own->destination_port ||
+			    facts->source_port < own->source_port_first || facts->source_port > own->source_port_last)
+				continue;
+			struct vxlan_header vxlan;
+
+			if (!XTEE_LOAD(skb, facts->transport + 8, vxlan) || vxlan.flags != bpf_htonl(XTEE_VXLAN_FLAGS))
+				continue;
+			if (bpf_ntohl(vxlan.vni) >> 8 != own->identifier)
+				continue;
+			return true;
+		}
+		__u32 gre;
+		if (!XTEE_LOAD(skb, facts->transport, gre) ||
+		    (bpf_ntohl(gre) & ~(XTEE_GRE_KEY | XTEE_GRE_SEQUENCE)) != XTEE_GRE_BRIDGED)
+			continue;
+		bool has_key = bpf_ntohl(gre) & XTEE_GRE_KEY;
+		if (has_key != (own->has_identifier != 0))
+			continue;
+		if (!has_key)
+			return true;
+		if (XTEE_LOAD(skb, facts->transport + 4, identifier) && bpf_ntohl(identifier) == own->identifier)
+			return true;
+	}
+	return false;
+}
+
+static __always_inline int tap(struct __sk_buff *skb, const __u32 direction)
+{
+	struct ethernet_header ethernet;
+	struct packet_facts facts = {};
+	struct verdict verdict = {};
+	struct xtee_record header = {};
+	__u32 zero = 0;
+	struct xtee_counters *counters = this_cpu_counters();
+
+	if (!counters)
+		return TC_ACT_UNSPEC;
+	__u32 generation = *(volatile __u32 *)&control.generation;
+	__u32 slot = generation & 1;
+	void *slot_map = bpf_map_lookup_elem(&policies, &slot);
+	if (!slot_map)
+		return TC_ACT_UNSPEC;
+	const struct xtee_policy *policy = bpf_map_lookup_elem(slot_map, &zero);
+	if (!policy)
+		return TC_ACT_UNSPEC;
+
+	/* Shorter than an Ethernet header: no frame that anyone could be given. */
+	if (!parse(skb, &ethernet, &facts))
+		return TC_ACT_UNSPEC;
+	if (direction == XTEE_OUT && is_own_copy(skb, &facts)) {
+		counters->own_copies += wire_packets(skb, &facts, &header);
+		return TC_ACT_UNSPEC;
+	}
+
+	__u32 packets = wire_packets(skb, &facts, &header);
+	counters->seen += packets;
+	match(policy, slot, &facts, skb->mark, direction, &verdict);
+	count_rule(counters, verdict.rule, packets);
+	if (!verdict.mirror) {
+		counters->unmatched += packets;
+		return TC_ACT_UNSPEC;
+	}
+	counters->matched += packets;
+	if (verdict.unknown_ports)
+		counters->unknown_fragments += packets;
+	if (!policy->allow_credential_endpoints && is_sensitive(&facts)) {
+		counters->dropped[XTEE_DROP_sensitive] += packets;
+		return TC_ACT_UNSPEC;
+	}
+
+	header.timestamp = bpf_ktime_get_ns();
+	header.wire_length = skb->len;
+	header.captured_length = skb->len;
+	header.flow_hash = flow_hash(&ethernet, &facts);
+	header.generation = generation;
+	header.direction = direction;
+	header.rule = verdict.rule;
+	header.link_type = link_type;
+	if (skb->vlan_present) {
+		header.wire_length += sizeof(struct vlan_tag);
+		header.vlan_tci = skb->vlan_tci;
+		header.vlan_protocol = bpf_ntohs(skb->vlan_proto);
+	}
+	checksum_state(skb, &header);
+
+	/* The hash's high bits choose the ring, its low bits the outer source port: independent of each other. */
+	__u32 ring_index = (__u64)header.flow_hash * ring_count >> 32;
+	void *ring = bpf_map_lookup_elem(&rings, &ring_index);
+	if (!ring) {
+		counters->dropped[XTEE_DROP_ring] += packets;
+		return TC_ACT_UNSPEC;
+	}
+	switch (copy(skb, ring, ring_index, &header, skb->len)) {
+	case COPIED:
+		counters->captured += packets;
+		break;
+	case RING_FULL:
+		counters->dropped[XTEE_DROP_ring] += packets;
+		break;
+	case UNREADABLE:
+		counters->dropped[XTEE_DROP_unreadable] += packets;
+		break;
+	case TOO_LARGE:
+		counters->dropped[XTEE_DROP_super_packet] += packets;
+		break;
+	}
+	return TC_ACT_UNSPEC;
+}
+
+SEC("tc")
+int xtee_ingress(struct __sk_buff *skb)
+{
+	return tap(skb, XTEE_IN);
+}
+
+SEC("tc")
+int xtee_egress(struct __sk_buff *skb)
+{
+	return tap(skb, XTEE_OUT);
+}
+
+/* bpf_probe_read_kernel is offered to GPL-compatible programs only. */
+char _license[] SEC("license") = "Dual MIT/GPL";

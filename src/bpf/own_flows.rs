@@ -1,0 +1,68 @@
+//! Telling a running program which outer flows are our own copies, by its mapped variables.
+
+use std::io;
+use std::mem::offset_of;
+use std::sync::atomic::Ordering;
+
+use libbpf_rs::MapHandle;
+use std::os::fd::AsFd;
+
+use super::error::Error;
+use super::skel::{Control, OwnFlow, MAX_OWN_FLOWS};
+use crate::source::mapped::MappedArray;
+
+/// The program's `control` variable, mapped.
+#[derive(Debug)]
+pub struct ControlWords {
+    mapping: MappedArray,
+}
+
+impl ControlWords {
+    /// Maps the variables of a loaded object; `control` is the only one, at offset 0.
+    ///
+    /// # Errors
+    /// What mmap(2) said.
+    pub fn map(variables: &MapHandle) -> Result<ControlWords, Error> {
+        let mapping = MappedArray::new(variables.as_fd(), std::mem::size_of::<Control>(), 1)
+            .map_err(Error::map_io("map the program's variables"))?;
+        Ok(ControlWords { mapping })
+    }
+
+    /// Puts a generation in force: packets from now on are decided by the slot of its low bit.
+    pub fn set_generation(&self, generation: u32) {
+        if let Some(word) = self.mapping.word(offset_of!(Control, generation)) {
+            word.store(generation, Ordering::Release);
+        }
+    }
+
+    /// Replaces the list of our own outer flows. While it is written, the programs see a shorter list,
+    /// so this belongs before the first copy is sent.
+    ///
+    /// # Errors
+    /// More flows than fit.
+    pub fn set_own_flows(&self, flows: &[OwnFlow]) -> Result<(), Error> {
+        if flows.len() > MAX_OWN_FLOWS {
+            return Err(Error::Map {
+                what: "store our outer flows",
+                source: io::Error::other(format!(
+                    "{} targets, at most {MAX_OWN_FLOWS} fit",
+                    flows.len()
+                )),
+            });
+        }
+        let count = self.mapping.word(offset_of!(Control, own_flow_count));
+        let Some(count) = count else { return Ok(()) };
+        count.store(0, Ordering::SeqCst);
+        for (index, flow) in flows.iter().enumerate() {
+            let base = offset_of!(Control, own_flows) + index * std::mem::size_of::<OwnFlow>();
+            for (number, chunk) in super::policy::bytes_of(flow).chunks_exact(4).enumerate() {
+                let value = u32::from_ne_bytes([chunk[0], chunk[1], chunk[2], chunk[3]]);
+                if let Some(word) = self.mapping.word(base + number * 4) {
+                    word.store(value, Ordering::Relaxed);
+                }
+            }
+        }
+        count.store(u32::try_from(flows.len()).unwrap_or(0), Ordering::SeqCst);
+        Ok(())
+    }
+}

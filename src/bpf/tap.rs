@@ -1,0 +1,210 @@
+//! The tap program of one interface: load, rules, rings, attach to ingress and egress.
+//!
+//! Control plane: made, changed and dropped by the supervisor. A worker gets a ring's descriptor and
+//! its sleep flag, nothing else.
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+use libbpf_rs::{MapCore as _, MapFlags, MapHandle, MapType, Object};
+
+use super::attach::{self, Attachment, Hook};
+use super::clsact::{self, ClsactAttachment};
+use super::error::Error;
+use super::own_flows::ControlWords;
+use super::policy::{bytes_of, from_bytes, PolicyMaps};
+use super::skel::{Counters, OwnFlow, Sleeper, TapSettings, MAX_RINGS, TAP_OBJECT};
+use super::{counters, object};
+use crate::mirror::tables::Tables;
+use crate::source::mapped::MappedArray;
+
+const NAME: &str = "tap";
+
+/// What holds the two programs on their hooks.
+#[derive(Debug)]
+enum Hold {
+    Tcx([Attachment; 2]),
+    Clsact([ClsactAttachment; 2]),
+}
+
+/// A loaded tap.
+pub struct Tap {
+    object: Object,
+    counters: MapHandle,
+    rings: Vec<MapHandle>,
+    sleepers: MapHandle,
+    policy: PolicyMaps,
+    words: ControlWords,
+    hold: Option<Hold>,
+}
+
+impl std::fmt::Debug for Tap {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter
+            .debug_struct("Tap")
+            .field("rings", &self.rings.len())
+            .field("hold", &self.hold)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Tap {
+    /// Loads the program with `rings` rings of `ring_size` bytes each (a power of two, whole pages).
+    ///
+    /// # Errors
+    /// The verifier or the kernel's limits; the error says which and what helps.
+    pub fn load(rings: usize, ring_size: u32) -> Result<Tap, Error> {
+        let rings = rings.clamp(1, MAX_RINGS);
+        let mut open = object::open(NAME, TAP_OBJECT)?;
+        object::set_settings(NAME, &mut open, |bytes| {
+            if let Some(mut settings) = from_bytes::<TapSettings>(bytes) {
+                settings.ring_count = u32::try_from(rings).unwrap_or(1);
+                let source = bytes_of(&settings);
+                bytes[..source.len()].copy_from_slice(source);
+            }
+        })?;
+        let object = object::load(NAME, open)?;
+        let ring_array = object::map(NAME, &object, "rings")?;
+        let rings = make_rings(&ring_array, rings, ring_size)?;
+        let words = ControlWords::map(&object::map(NAME, &object, ".bss")?)?;
+        Ok(Tap {
+            counters: object::map(NAME, &object, "counters")?,
+            sleepers: object::map(NAME, &object, "sleepers")?,
+            policy: PolicyMaps::of(NAME, &object)?,
+            rings,
+            words,
+            hold: None,
+            object,
+        })
+    }
+
+    /// Puts a rule set in force.
+    ///
+    /// # Errors
+    /// A failed map operation; the old rule set stays in force.
+    pub fn publish(
+        &mut self,
+        tables: &Tables,
+        allow_credential_endpoints: bool,
+    ) -> Result<u32, Error> {
+        self.policy
+            .publish(&self.words, tables, allow_credential_endpoints)
+    }
+
+    /// Says which outer flows are our own copies.
+    ///
+    /// # Errors
+    /// More flows than fit.
+    pub fn set_own_flows(&self, flows: &[OwnFlow]) -> Result<(), Error> {
+        self.words.set_own_flows(flows)
+    }
+
+    /// Attaches to both directions by tcx links, first in the chain.
+    ///
+    /// # Errors
+    /// EINVAL where the kernel has no tcx.
+    pub fn attach_tcx(&mut self, ifindex: u32, interface: &str) -> Result<(), Error> {
+        let ingress = attach::attach(
+            self.program("xtee_ingress")?,
+            ifindex,
+            interface,
+            Hook::TcxIngress,
+        )?;
+        let egress = attach::attach(
+            self.program("xtee_egress")?,
+            ifindex,
+            interface,
+            Hook::TcxEgress,
+        )?;
+        self.hold = Some(Hold::Tcx([ingress, egress]));
+        Ok(())
+    }
+
+    /// Attaches to both directions by clsact, replacing a stale tap.
+    ///
+    /// # Errors
+    /// What the kernel said.
+    pub fn attach_clsact(&mut self, ifindex: u32, interface: &str) -> Result<(), Error> {
+        let ingress = clsact::attach(self.program("xtee_ingress")?, ifindex, interface, true)?;
+        let egress = clsact::attach(self.program("xtee_egress")?, ifindex, interface, false)?;
+        self.hold = Some(Hold::Clsact([ingress, egress]));
+        Ok(())
+    }
+
+    /// Takes the programs off their hooks; the rings stay readable, so that they can be drained.
+    pub fn detach(&mut self) {
+        self.hold = None;
+    }
+
+    /// A handle of the counters, for [`counters::read`], that outlives the program.
+    ///
+    /// # Errors
+    /// The descriptor table is full.
+    pub fn counters_map(&self) -> Result<MapHandle, Error> {
+        MapHandle::try_from(&self.counters).map_err(Error::map("duplicate the counters"))
+    }
+
+    /// What was counted, summed over the CPUs.
+    ///
+    /// # Errors
+    /// A failed map look-up.
+    pub fn counters(&self) -> Result<Counters, Error> {
+        counters::read(&self.counters)
+    }
+
+    /// A ring's descriptor, for its worker.
+    ///
+    /// # Errors
+    /// The descriptor table is full.
+    pub fn ring(&self, index: usize) -> Result<OwnedFd, Error> {
+        let ring = self.rings.get(index).ok_or_else(|| Error::Map {
+            what: "hand out a ring",
+            source: std::io::Error::from(std::io::ErrorKind::NotFound),
+        })?;
+        ring.as_fd()
+            .try_clone_to_owned()
+            .map_err(Error::map_io("duplicate a ring's descriptor"))
+    }
+
+    /// The sleep flags, mapped; a ring's flag stands at its index times [`Tap::SLEEPER_SIZE`].
+    ///
+    /// # Errors
+    /// What mmap(2) said.
+    pub fn sleepers(&self) -> Result<MappedArray, Error> {
+        MappedArray::new(self.sleepers.as_fd(), Self::SLEEPER_SIZE, MAX_RINGS)
+            .map_err(Error::map_io("map the sleep flags"))
+    }
+
+    /// Bytes between two rings' sleep flags.
+    pub const SLEEPER_SIZE: usize = std::mem::size_of::<Sleeper>();
+
+    /// A program's descriptor, for attaching and for BPF_PROG_TEST_RUN.
+    ///
+    /// # Errors
+    /// No such program.
+    pub fn program(&self, name: &str) -> Result<BorrowedFd<'_>, Error> {
+        let raw = object::program_fd(NAME, &self.object, name)?;
+        // SAFETY: the object keeps the program's descriptor open for as long as `self` is borrowed.
+        Ok(unsafe { BorrowedFd::borrow_raw(raw) })
+    }
+}
+
+/// Ring buffers in the configured size, put into the program's array.
+fn make_rings(array: &MapHandle, count: usize, size: u32) -> Result<Vec<MapHandle>, Error> {
+    let options = libbpf_sys::bpf_map_create_opts {
+        sz: std::mem::size_of::<libbpf_sys::bpf_map_create_opts>() as libbpf_sys::size_t,
+        ..libbpf_sys::bpf_map_create_opts::default()
+    };
+    let mut rings = Vec::with_capacity(count);
+    for index in 0..count {
+        let ring = MapHandle::create(MapType::RingBuf, Some("xtee_ring"), 0, 0, size, &options)
+            .map_err(Error::map(
+                "make a ring (its size is a power of two, at least a page)",
+            ))?;
+        let key = u32::try_from(index).unwrap_or(0).to_ne_bytes();
+        array
+            .update(&key, &ring.as_fd().as_raw_fd().to_ne_bytes(), MapFlags::ANY)
+            .map_err(Error::map("give the program its ring"))?;
+        rings.push(ring);
+    }
+    Ok(rings)
+}

@@ -1,0 +1,382 @@
+//! The command line: subcommands, flags, help, and the configuration that arguments make.
+//!
+//! Arguments become the same document as a file and pass the same validation; errors name the flag
+//! instead of the line. Nothing is carried out here.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::error::{ConfigError, Origin, Site};
+use crate::config::file::{At, ControlTable, Document, RuleTable, SourceTable, TargetTable, Value};
+use crate::config::settings::{Config, DEFAULT_SOCKET};
+use crate::config::{load, validate};
+
+/// Mirrors the traffic of a cloud instance or of an appliance port to a remote NDR.
+///
+/// Copies leave in VXLAN or GRE; every packet is counted; production is never slowed.
+#[derive(Debug, Parser)]
+#[command(name = "xtee", version, propagate_version = true)]
+pub struct Arguments {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The subcommands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Mirror as a configuration file says, until SIGINT or SIGTERM
+    ///
+    /// Then stops capturing, sends what is captured, detaches, prints the balance and ends with 0.
+    /// A wrong configuration ends it with 2 before anything is attached.
+    Run(RunArguments),
+    /// Mirror one source as the arguments say: the same without a file
+    #[command(after_help = EXAMPLES)]
+    Mirror(Box<MirrorArguments>),
+    /// Validate a configuration, and print what would be done on this host and why
+    ///
+    /// Changes nothing. Ends with 2 when the configuration is wrong or not possible here.
+    Check(Box<CheckArguments>),
+    /// Print the counters of the running mirror
+    Status(StatusArguments),
+    /// Tell what this host can do, what stands in the way, and how to mend it
+    Doctor(DoctorArguments),
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  xtee mirror tap:eth0 --to 'vxlan://203.0.113.2?vni=7'
+  xtee mirror tap:eth0 --to 'vxlan://ndr.example.net?vni=7' --protocol tcp --port 443,8000-8100
+  xtee mirror span:eth1 --to 'gre://203.0.113.2?key=7' --cpus 2,3";
+
+/// Arguments of `run`.
+#[derive(Debug, Args)]
+pub struct RunArguments {
+    /// The configuration file (TOML)
+    #[arg(long, short, value_name = "FILE")]
+    pub config: PathBuf,
+}
+
+/// Arguments of `mirror`.
+#[derive(Debug, Args)]
+#[command(mut_arg("to", |to| to.required(true)))]
+pub struct MirrorArguments {
+    /// Where packets come from: tap:IF (a live interface, copied) or span:IF (an interface whose
+    /// traffic is ours to take)
+    #[arg(value_name = "SOURCE")]
+    pub source: String,
+    /// How and what to mirror.
+    #[command(flatten)]
+    pub options: MirrorOptions,
+}
+
+/// Arguments of `check`.
+#[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("what").required(true).args(["config", "source"]))]
+pub struct CheckArguments {
+    /// The configuration file to check
+    #[arg(long, short, value_name = "FILE", conflicts_with_all = MIRROR_OPTIONS)]
+    pub config: Option<PathBuf>,
+    /// The source, as for `xtee mirror`
+    #[arg(value_name = "SOURCE", requires = "to")]
+    pub source: Option<String>,
+    /// As for `mirror`; here `--to` is required only beside SOURCE.
+    #[command(flatten)]
+    pub options: MirrorOptions,
+    /// Print the plan as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// The ids of all of [`MirrorOptions`]: a file leaves no room for them.
+const MIRROR_OPTIONS: [&str; 21] = [
+    "to",
+    "protocol",
+    "port",
+    "source_port",
+    "destination_port",
+    "net",
+    "source_net",
+    "destination_net",
+    "direction",
+    "mark",
+    "cpus",
+    "workers",
+    "attach",
+    "ring_size",
+    "mode",
+    "zero_copy",
+    "transmit",
+    "gso",
+    "allow_link_reset",
+    "allow_credential_endpoints",
+    "socket",
+];
+
+/// What `mirror` and `check` have in common.
+#[derive(Debug, Default, Args)]
+pub struct MirrorOptions {
+    /// Where copies go; several targets get a copy each. vxlan://HOST[:4789]?vni=N or
+    /// gre://HOST[?key=N][&seq=on]; further parameters: gso=auto|on|off, transmit=auto|udp|xsk|raw,
+    /// source=IP, dev=IF, ports=N, limit=none
+    #[arg(long, value_name = "URL", num_args = 1..)]
+    pub to: Vec<String>,
+
+    /// Only this protocol: tcp, udp, icmp, icmpv6, sctp, gre, esp or a number
+    #[arg(long, value_name = "PROTOCOL", help_heading = "Filter")]
+    pub protocol: Option<String>,
+    /// Only these ports of either end: 443,8000-8100
+    #[arg(
+        long,
+        value_name = "PORTS",
+        value_delimiter = ',',
+        help_heading = "Filter"
+    )]
+    pub port: Vec<String>,
+    /// Only these source ports
+    #[arg(
+        long,
+        value_name = "PORTS",
+        value_delimiter = ',',
+        help_heading = "Filter"
+    )]
+    pub source_port: Vec<String>,
+    /// Only these destination ports
+    #[arg(
+        long,
+        value_name = "PORTS",
+        value_delimiter = ',',
+        help_heading = "Filter"
+    )]
+    pub destination_port: Vec<String>,
+    /// Only these networks or addresses of either end: 198.51.100.0/24,2001:db8::/32
+    #[arg(
+        long,
+        value_name = "CIDR",
+        value_delimiter = ',',
+        help_heading = "Filter"
+    )]
+    pub net: Vec<String>,
+    /// Only these networks or addresses of the source
+    #[arg(
+        long,
+        value_name = "CIDR",
+        value_delimiter = ',',
+        help_heading = "Filter"
+    )]
+    pub source_net: Vec<String>,
+    /// Only these networks or addresses of the destination
+    #[arg(
+        long,
+        value_name = "CIDR",
+        value_delimiter = ',',
+        help_heading = "Filter"
+    )]
+    pub destination_net: Vec<String>,
+    /// Only this direction, as the interface sees it: in, out, both (ingress, egress)
+    #[arg(long, value_name = "DIRECTION", help_heading = "Filter")]
+    pub direction: Option<String>,
+    /// Only packets with this firewall mark, and their flows: VALUE or VALUE/MASK (tap)
+    #[arg(long, value_name = "MARK", help_heading = "Filter")]
+    pub mark: Option<String>,
+
+    /// CPUs that workers are pinned to, one worker each: 2,3
+    #[arg(
+        long,
+        value_name = "CPUS",
+        value_delimiter = ',',
+        help_heading = "Source"
+    )]
+    pub cpus: Vec<i64>,
+    /// Number of workers [default: one for each of --cpus, else 1 for a tap and one a queue for a
+    /// span]
+    #[arg(long, value_name = "N", help_heading = "Source")]
+    pub workers: Option<i64>,
+    /// How a tap is attached: auto, tcx, clsact [default: auto]
+    #[arg(long, value_name = "HOW", help_heading = "Source")]
+    pub attach: Option<String>,
+    /// Ring of each worker of a tap, a power of two from 64KiB to 1GiB [default: 16MiB]
+    #[arg(long, value_name = "SIZE", help_heading = "Source")]
+    pub ring_size: Option<String>,
+    /// How a span is attached: auto, native, generic [default: auto]
+    #[arg(long, value_name = "MODE", help_heading = "Source")]
+    pub mode: Option<String>,
+    /// AF_XDP zero copy of a span: require, prefer, never [default: prefer]
+    #[arg(long, value_name = "WHETHER", help_heading = "Source")]
+    pub zero_copy: Option<String>,
+    /// Permit what can bounce the link of an interface that carries the host's own traffic
+    #[arg(long, help_heading = "Source")]
+    pub allow_link_reset: bool,
+    /// Copy traffic of the cloud's credential endpoints too
+    #[arg(long, help_heading = "Source")]
+    pub allow_credential_endpoints: bool,
+
+    /// Who sends, for every target: auto, udp, xsk, raw [default: auto]
+    #[arg(long, value_name = "WHO", help_heading = "Target")]
+    pub transmit: Option<String>,
+    /// UDP GSO, for every target: auto, on, off [default: auto]
+    #[arg(long, value_name = "WHETHER", help_heading = "Target")]
+    pub gso: Option<String>,
+
+    /// Where `xtee status` finds this mirror [default: /run/xtee/xtee.sock]
+    #[arg(long, value_name = "PATH")]
+    pub socket: Option<String>,
+}
+
+/// Arguments of `status`.
+#[derive(Debug, Args)]
+pub struct StatusArguments {
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+    /// The socket of the mirror to ask
+    #[arg(long, value_name = "PATH", default_value = DEFAULT_SOCKET)]
+    pub socket: PathBuf,
+}
+
+/// Arguments of `doctor`.
+#[derive(Debug, Args)]
+pub struct DoctorArguments {
+    /// Interfaces to look at; all without
+    #[arg(value_name = "IF")]
+    pub interfaces: Vec<String>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+impl MirrorArguments {
+    /// The configuration that the arguments make.
+    ///
+    /// # Errors
+    /// The first argument that is wrong.
+    pub fn config(&self) -> Result<Config, ConfigError> {
+        self.options.config(&self.source)
+    }
+}
+
+impl CheckArguments {
+    /// The configuration to check: the file's or the arguments'.
+    ///
+    /// # Errors
+    /// The first thing that is wrong.
+    pub fn config(&self) -> Result<Config, ConfigError> {
+        match (&self.config, &self.source) {
+            (Some(path), _) => load(path),
+            (None, Some(source)) => self.options.config(source),
+            (None, None) => Err(Origin::Arguments.error(
+                &Site::Flag("SOURCE"),
+                "",
+                "nothing to check",
+                "--config FILE, or SOURCE --to URL",
+            )),
+        }
+    }
+}
+
+impl MirrorOptions {
+    fn config(&self, source: &str) -> Result<Config, ConfigError> {
+        let document = Document {
+            source: vec![At::flag("SOURCE", self.source_table(source)?)],
+            rule: self.rule_table().into_iter().collect(),
+            target: self.to.iter().map(|url| self.target_table(url)).collect(),
+            control: self.socket.as_ref().map(|path| {
+                let socket = Some(At::flag("--socket", path.clone()));
+                At::flag("--socket", ControlTable { socket })
+            }),
+            default_action: None,
+        };
+        validate::validate(&document, Origin::Arguments)
+    }
+
+    fn source_table(&self, source: &str) -> Result<SourceTable, ConfigError> {
+        let Some((kind, interface)) = source.split_once(':') else {
+            return Err(Origin::Arguments.error(
+                &Site::Flag("SOURCE"),
+                "",
+                format!("`{source}` does not say how packets are taken"),
+                "tap:IF, span:IF",
+            ));
+        };
+        let cpus = self.cpus.iter().map(|&cpu| At::flag("--cpus", cpu));
+        let cpus: Vec<_> = cpus.collect();
+        let yes = |flag, set: bool| set.then(|| At::flag(flag, true));
+        Ok(SourceTable {
+            kind: Some(At::flag("SOURCE", kind.to_owned())),
+            interface: Some(At::flag("SOURCE", interface.to_owned())),
+            cpus: (!cpus.is_empty()).then(|| At::flag("--cpus", cpus)),
+            workers: self.workers.map(|workers| At::flag("--workers", workers)),
+            attach: text("--attach", &self.attach),
+            ring_size: value("--ring-size", &self.ring_size),
+            mode: text("--mode", &self.mode),
+            zero_copy: text("--zero-copy", &self.zero_copy),
+            busy_poll: None,
+            frames: None,
+            allow_link_reset: yes("--allow-link-reset", self.allow_link_reset),
+            allow_credential_endpoints: yes(
+                "--allow-credential-endpoints",
+                self.allow_credential_endpoints,
+            ),
+        })
+    }
+
+    /// All filters make one rule; without any there is none, and everything is mirrored.
+    fn rule_table(&self) -> Option<At<RuleTable>> {
+        let filter = RuleTable {
+            action: None,
+            direction: text("--direction", &self.direction),
+            protocol: value("--protocol", &self.protocol),
+            ports: values("--port", &self.port),
+            source_ports: values("--source-port", &self.source_port),
+            destination_ports: values("--destination-port", &self.destination_port),
+            networks: texts("--net", &self.net),
+            source: texts("--source-net", &self.source_net),
+            destination: texts("--destination-net", &self.destination_net),
+            mark: value("--mark", &self.mark),
+            snaplen: None,
+        };
+        if filter == RuleTable::default() {
+            return None;
+        }
+        let action = Some(At::flag("filter", "mirror".to_owned()));
+        Some(At::flag("filter", RuleTable { action, ..filter }))
+    }
+
+    fn target_table(&self, url: &str) -> At<TargetTable> {
+        At::flag(
+            "--to",
+            TargetTable {
+                url: Some(At::flag("--to", url.to_owned())),
+                transmit: text("--transmit", &self.transmit),
+                gso: text("--gso", &self.gso),
+                ..TargetTable::default()
+            },
+        )
+    }
+}
+
+fn text(flag: &'static str, text: &Option<String>) -> Option<At<String>> {
+    text.as_ref().map(|text| At::flag(flag, text.clone()))
+}
+
+fn value(flag: &'static str, text: &Option<String>) -> Option<At<Value>> {
+    let text = text.as_ref()?;
+    Some(At::flag(flag, Value::Text(text.clone())))
+}
+
+fn texts(flag: &'static str, texts: &[String]) -> Option<At<Vec<At<String>>>> {
+    let each = texts.iter().map(|text| At::flag(flag, text.clone()));
+    (!texts.is_empty()).then(|| At::flag(flag, each.collect()))
+}
+
+fn values(flag: &'static str, texts: &[String]) -> Option<At<Vec<At<Value>>>> {
+    let each = texts
+        .iter()
+        .map(|text| At::flag(flag, Value::Text(text.clone())));
+    (!texts.is_empty()).then(|| At::flag(flag, each.collect()))
+}
+
+#[cfg(test)]
+#[path = "args_tests.rs"]
+mod tests;

@@ -1,0 +1,75 @@
+//! `xtee run` and `xtee mirror`: start, look after, stop, balance.
+
+use std::io::Write as _;
+use std::sync::mpsc::{channel, RecvTimeoutError};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use crate::config::settings::Config;
+use crate::control::facts::plan_here;
+use crate::control::mirror::Mirror;
+use crate::control::server::Server;
+
+/// How often the mirror is looked after.
+const TEND: Duration = Duration::from_millis(20);
+
+/// Mirrors until SIGINT or SIGTERM.
+///
+/// # Errors
+/// The configuration is not possible here, something could not be started, or the balance is off.
+pub fn run(config: &Config) -> anyhow::Result<()> {
+    // Before anything is attached: from here on a signal ends the mirror in order.
+    let mut signals = Signals::new([SIGINT, SIGTERM]).context("cannot listen to signals")?;
+    let plan = plan_here(config)?;
+    print!("{plan}");
+    let mut mirror = Mirror::start(config, &plan)?;
+    let server = Server::start(&plan.control_socket, mirror.observer())?;
+    for note in &mirror.notes {
+        tracing::warn!("{note}");
+    }
+    for source in &mirror.observer().status()?.sources {
+        println!("mirroring {} ({})", source.name, source.mode);
+    }
+    std::io::stdout().flush()?;
+
+    let (tell, told) = channel();
+    let handle = signals.handle();
+    let listener = std::thread::spawn(move || {
+        if signals.forever().next().is_some() {
+            // The main thread waits for this; when it is gone, there is nobody to tell.
+            let _ = tell.send(());
+        }
+    });
+    let outcome = look_after(&mut mirror, &told);
+    handle.close();
+    let _ = listener.join();
+    drop(server);
+
+    let status = mirror.stop()?;
+    print!("{status}");
+    std::io::stdout().flush()?;
+    outcome?;
+    let imbalances = status.imbalances();
+    anyhow::ensure!(
+        imbalances.is_empty(),
+        "the balance is off: {}",
+        imbalances.join("; ")
+    );
+    println!("balance   holds: every packet is accounted for");
+    Ok(())
+}
+
+fn look_after(mirror: &mut Mirror, told: &std::sync::mpsc::Receiver<()>) -> anyhow::Result<()> {
+    loop {
+        match told.recv_timeout(TEND) {
+            Ok(()) | Err(RecvTimeoutError::Disconnected) => return Ok(()),
+            Err(RecvTimeoutError::Timeout) => {}
+        }
+        for news in mirror.tend()? {
+            tracing::warn!("{news}");
+        }
+    }
+}

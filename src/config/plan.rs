@@ -1,0 +1,251 @@
+//! Configuration and facts of the host in, decisions out, each with its reason.
+//!
+//! A pure function: `run` carries the plan out, `check` prints it, tests make the facts up.
+
+mod print;
+mod source;
+mod target;
+#[cfg(test)]
+mod tests;
+
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+use super::error::ConfigError;
+use super::facts::HostFacts;
+use super::settings::{Config, Encapsulation, SourceKind, ZeroCopy};
+use crate::mirror::rules::Action;
+use crate::packet::Direction;
+
+/// A decision and its reason.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Choice<T> {
+    /// What was decided.
+    pub value: T,
+    /// Why, in words for the user.
+    pub why: String,
+}
+
+impl<T> Choice<T> {
+    fn new(value: T, why: impl Into<String>) -> Self {
+        Choice {
+            value,
+            why: why.into(),
+        }
+    }
+}
+
+/// All decisions.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Plan {
+    /// In the order of the configuration.
+    pub sources: Vec<SourcePlan>,
+    /// In the order of the configuration.
+    pub targets: Vec<TargetPlan>,
+    /// Number of rules.
+    pub rules: usize,
+    /// Whether packets that no rule takes are mirrored.
+    pub default_mirror: bool,
+    /// Path of the control socket.
+    pub control_socket: PathBuf,
+    /// What works, but not as the user may expect.
+    pub warnings: Vec<String>,
+}
+
+/// Decisions for one source.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct SourcePlan {
+    /// As users write it: `tap:eth0`.
+    pub name: String,
+    /// The interface.
+    pub interface: String,
+    /// Its number.
+    pub ifindex: u32,
+    /// How packets are taken.
+    pub capture: Capture,
+    /// One thread each.
+    pub workers: Vec<WorkerPlan>,
+    /// The host's own traffic uses the interface.
+    pub carries_host_traffic: bool,
+    /// As configured.
+    pub allow_link_reset: bool,
+    /// As configured.
+    pub allow_credential_endpoints: bool,
+}
+
+/// How packets are taken from the interface of a source.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(tag = "kind", rename_all = "lowercase")]
+pub enum Capture {
+    /// tc programs copy into rings, one for each worker.
+    Tap {
+        /// How they are attached.
+        attach: Choice<Attach>,
+        /// Bytes of each ring.
+        ring_size: u32,
+    },
+    /// An XDP program steers to AF_XDP sockets, one for each queue.
+    Span {
+        /// How it is attached.
+        mode: Choice<XdpMode>,
+        /// Generic is tried where native fails.
+        generic_if_native_fails: bool,
+        /// AF_XDP zero copy to ask for.
+        zero_copy: Choice<ZeroCopy>,
+        /// Preferred busy polling.
+        busy_poll: bool,
+        /// Frames of the umem for each queue.
+        frames: u32,
+        /// Bytes in front of each frame for the outer header, 0 where no target is sent to by AF_XDP.
+        room: Choice<u16>,
+    },
+}
+
+/// How the tc programs are attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Attach {
+    /// tcx links.
+    Tcx,
+    /// Filters on a clsact qdisc.
+    Clsact,
+}
+
+/// How the XDP program is attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum XdpMode {
+    /// In the driver.
+    Native,
+    /// Behind the driver.
+    Generic,
+}
+
+/// One worker.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct WorkerPlan {
+    /// Its number among the workers of the source; a tap's ring has the same number.
+    pub index: usize,
+    /// The CPU it is pinned to.
+    pub cpu: Option<usize>,
+    /// The queues it serves; empty for a tap.
+    pub queues: Vec<u32>,
+}
+
+/// Decisions for one target.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct TargetPlan {
+    /// `vxlan://203.0.113.2:4789?vni=7`.
+    pub url: String,
+    /// The tunnel.
+    pub encapsulation: Encapsulation,
+    /// The address of the host.
+    pub address: Ipv4Addr,
+    /// The outer source address that was asked for, else the route's, if it has one.
+    pub source: Option<Ipv4Addr>,
+    /// The device that the copies leave by.
+    pub device: String,
+    /// Its number.
+    pub ifindex: u32,
+    /// The device was asked for: sockets are bound to it.
+    pub bind_device: bool,
+    /// From that device down to the physical one, as far as it can be followed.
+    pub path: Vec<String>,
+    /// Who sends.
+    pub transmit: Choice<Transmitter>,
+    /// How a UDP socket sends; `None` for other transmitters.
+    pub gso: Option<Choice<UdpSend>>,
+    /// Number of outer source ports, from 61000 on.
+    pub source_ports: u16,
+    /// Largest outer packet in bytes, from its IPv4 header on.
+    pub path_mtu: u32,
+    /// Largest inner frame in bytes, its Ethernet header included, that fits in `path_mtu`.
+    pub largest_frame: u32,
+}
+
+/// Who sends copies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Transmitter {
+    /// A UDP socket.
+    Udp,
+    /// An AF_XDP socket, in copy mode.
+    Xsk,
+    /// A raw socket.
+    Raw,
+}
+
+/// How a UDP socket sends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum UdpSend {
+    /// Runs of copies as one super-packet (`UDP_SEGMENT`).
+    Segment,
+    /// One by one, many a call.
+    Sendmmsg,
+}
+
+/// Decides everything that a configuration leaves to the host.
+///
+/// # Errors
+/// What the configuration asks for is not possible on this host: the first such thing.
+pub fn plan(config: &Config, facts: &HostFacts) -> Result<Plan, ConfigError> {
+    let mut warnings = Vec::new();
+    let targets = target::targets(config, facts, &mut warnings)?;
+    let sources = source::sources(config, facts, &targets, &mut warnings)?;
+    one_owner_of_sequence_numbers(config, &sources)?;
+    rules_without_effect(config, &mut warnings);
+    Ok(Plan {
+        sources,
+        targets,
+        rules: config.rules.len(),
+        default_mirror: config.default_action() == Action::Mirror,
+        control_socket: config.control_socket.clone(),
+        warnings,
+    })
+}
+
+/// Workers do not talk to each other, so the sequence number of a GRE tunnel belongs to one.
+fn one_owner_of_sequence_numbers(
+    config: &Config,
+    sources: &[SourcePlan],
+) -> Result<(), ConfigError> {
+    let workers: usize = sources.iter().map(|source| source.workers.len()).sum();
+    for target in &config.targets {
+        let numbered = matches!(
+            target.encapsulation,
+            Encapsulation::Gre { sequence: true, .. }
+        );
+        if numbered && workers > 1 {
+            return Err(ConfigError {
+                place: target.place.clone(),
+                key: target.name(),
+                wrong: format!("sequence numbers have one owner, and there are {workers} workers"),
+                allowed: "seq=off, or one source with workers = 1".to_owned(),
+            });
+        }
+    }
+    Ok(())
+}
+
+/// Rules that ask for what no source can show.
+fn rules_without_effect(config: &Config, warnings: &mut Vec<String>) {
+    let tapped = |source: &super::settings::Source| matches!(source.kind, SourceKind::Tap(_));
+    if config.sources.iter().any(tapped) {
+        return;
+    }
+    for (number, rule) in config.rules.iter().enumerate() {
+        if rule.direction == Some(Direction::Out) {
+            warnings.push(format!(
+                "rule {number} takes nothing: a span sees every packet as incoming"
+            ));
+        }
+        if rule.mark.is_some_and(|(value, _)| value != 0) {
+            warnings.push(format!(
+                "rule {number} takes nothing: packets of a span carry no firewall mark"
+            ));
+        }
+    }
+}

@@ -1,0 +1,131 @@
+//! The plan as text, for `xtee check` and the log of `xtee run`.
+
+use std::fmt;
+
+use super::{
+    Attach, Capture, Choice, Plan, SourcePlan, TargetPlan, Transmitter, UdpSend, WorkerPlan,
+    XdpMode,
+};
+use crate::config::settings::ZeroCopy;
+use crate::config::values::human;
+
+macro_rules! words {
+    ($($kind:ident { $($variant:ident => $word:literal),+ })+) => {$(
+        impl fmt::Display for $kind {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(match self { $($kind::$variant => $word),+ })
+            }
+        }
+    )+};
+}
+
+words! {
+    Attach { Tcx => "tcx", Clsact => "clsact" }
+    XdpMode { Native => "native", Generic => "generic" }
+    ZeroCopy { Require => "require", Prefer => "prefer", Never => "never" }
+    Transmitter { Udp => "udp", Xsk => "xsk", Raw => "raw" }
+    UdpSend { Segment => "UDP_SEGMENT", Sendmmsg => "sendmmsg" }
+}
+
+impl<T: fmt::Display> fmt::Display for Choice<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({})", self.value, self.why)
+    }
+}
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for source in &self.sources {
+            write!(f, "{source}")?;
+        }
+        let default = if self.default_mirror {
+            "mirrored"
+        } else {
+            "skipped"
+        };
+        match self.rules {
+            0 => writeln!(f, "rules     none: packets are {default}")?,
+            rules => writeln!(f, "rules     {rules}; what none takes is {default}")?,
+        }
+        for target in &self.targets {
+            write!(f, "{target}")?;
+        }
+        writeln!(f, "control   {}", self.control_socket.display())?;
+        for warning in &self.warnings {
+            writeln!(f, "warning   {warning}")?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for SourcePlan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "source    {}", self.name)?;
+        match &self.capture {
+            Capture::Tap { attach, ring_size } => {
+                writeln!(f, "  attach    {attach}")?;
+                writeln!(f, "  ring      {} for each worker", human(*ring_size))?;
+            }
+            Capture::Span {
+                mode,
+                zero_copy,
+                busy_poll,
+                frames,
+                room,
+                ..
+            } => {
+                writeln!(f, "  mode      {mode}")?;
+                writeln!(f, "  zero copy {zero_copy}")?;
+                let busy_poll = if *busy_poll { "preferred" } else { "no" };
+                writeln!(f, "  busy poll {busy_poll}")?;
+                writeln!(f, "  frames    {frames} for each queue")?;
+                writeln!(f, "  room      {room}")?;
+            }
+        }
+        for worker in &self.workers {
+            writeln!(f, "  {worker}")?;
+        }
+        if self.allow_credential_endpoints {
+            writeln!(f, "  copies traffic of the cloud's credential endpoints")?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for WorkerPlan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "worker {}  ", self.index)?;
+        match self.cpu {
+            Some(cpu) => write!(f, "CPU {cpu}")?,
+            None => write!(f, "not pinned (`cpus` pins it)")?,
+        }
+        if !self.queues.is_empty() {
+            let queues: Vec<_> = self.queues.iter().map(u32::to_string).collect();
+            write!(f, ", queues {}", queues.join(", "))?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for TargetPlan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "target    {}", self.url)?;
+        let source = self.source.map(|source| format!(" from {source}"));
+        let source = source.unwrap_or_default();
+        let path = match self.path.len() {
+            0 => self.device.clone(),
+            _ => self.path.join(" over "),
+        };
+        writeln!(f, "  path      {}{source} by {path}", self.address)?;
+        writeln!(
+            f,
+            "  size      path MTU {}: inner frames of up to {} bytes fit",
+            self.path_mtu, self.largest_frame
+        )?;
+        writeln!(f, "  transmit  {}", self.transmit)?;
+        if let Some(gso) = &self.gso {
+            writeln!(f, "  gso       {gso}")?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,362 @@
+//! Targets: who sends, how, and what fits on the way.
+
+use super::{Choice, TargetPlan, Transmitter, UdpSend};
+use crate::config::error::ConfigError;
+use crate::config::facts::{
+    HostFacts, InterfaceFacts, RouteFacts, TargetFacts, TX_UDP_SEGMENTATION,
+};
+use crate::config::settings::{
+    Config, Encapsulation, GsoChoice, Host, SourceKind, Target, TransmitChoice,
+};
+
+/// Kinds of devices that wrap packets in others: below them our outer flow cannot be seen.
+const TUNNELS: [&str; 23] = [
+    "amt",
+    "bareudp",
+    "erspan",
+    "geneve",
+    "gre",
+    "gretap",
+    "gtp",
+    "ip6erspan",
+    "ip6gre",
+    "ip6gretap",
+    "ip6tnl",
+    "ipip",
+    "macsec",
+    "ovpn",
+    "ppp",
+    "sit",
+    "tap",
+    "tun",
+    "vti",
+    "vti6",
+    "vxlan",
+    "wireguard",
+    "xfrm",
+];
+/// Drivers of devices without a kind that are no hardware, or whose "hardware" is another host's
+/// software: they hand super-packets on unsplit. virtio_net does so to a neighbour on its host.
+const PASSING_ON: [&str; 8] = [
+    "dummy",
+    "hv_netvsc",
+    "ibmveth",
+    "tun",
+    "veth",
+    "virtio_net",
+    "vmxnet3",
+    "xen_netfront",
+];
+
+pub(super) fn targets(
+    config: &Config,
+    facts: &HostFacts,
+    warnings: &mut Vec<String>,
+) -> Result<Vec<TargetPlan>, ConfigError> {
+    let unknown = TargetFacts::default();
+    let mut plans = Vec::with_capacity(config.targets.len());
+    for (index, target) in config.targets.iter().enumerate() {
+        let here = facts.targets.get(index).unwrap_or(&unknown);
+        plans.push(plan_target(config, target, here, facts, warnings)?);
+    }
+    Ok(plans)
+}
+
+fn error(target: &Target, wrong: impl Into<String>, allowed: impl Into<String>) -> ConfigError {
+    ConfigError {
+        place: target.place.clone(),
+        key: target.name(),
+        wrong: wrong.into(),
+        allowed: allowed.into(),
+    }
+}
+
+fn plan_target(
+    config: &Config,
+    target: &Target,
+    here: &TargetFacts,
+    facts: &HostFacts,
+    warnings: &mut Vec<String>,
+) -> Result<TargetPlan, ConfigError> {
+    let address = match (&target.host, here.resolved) {
+        (_, Some(address)) => address,
+        (Host::Address(address), None) => *address,
+        (Host::Name(name), None) => {
+            let why = here.resolve_error.as_deref().unwrap_or("no IPv4 address");
+            return Err(error(
+                target,
+                format!("{name} cannot be resolved: {why}"),
+                "an IPv4 address, or a name that has one",
+            ));
+        }
+    };
+    if let Some(device) = target
+        .device
+        .as_deref()
+        .filter(|d| facts.interface(d).is_none())
+    {
+        let there = facts.interfaces.iter().filter(|i| i.exists);
+        let names: Vec<_> = there.map(|i| i.name.as_str()).collect();
+        return Err(error(
+            target,
+            format!("`dev`: there is no interface {device}"),
+            names.join(", "),
+        ));
+    }
+    let Some(route) = &here.route else {
+        let by = target.device.as_ref().map(|device| format!(" by {device}"));
+        return Err(error(
+            target,
+            format!("there is no route to {address}{}", by.unwrap_or_default()),
+            format!("a target that `ip route get {address}` finds"),
+        ));
+    };
+    let device = facts.interface(&route.device);
+    let transmit = transmitter(target, route, device, facts)?;
+    let gso = match transmit.value {
+        Transmitter::Udp => Some(udp_send(target, route, here, facts, warnings)?),
+        Transmitter::Xsk | Transmitter::Raw => None,
+    };
+    let path_mtu = match route.mtu {
+        0 => device.map_or(0, |device| device.mtu),
+        mtu => mtu,
+    };
+    let largest_frame = path_mtu.saturating_sub(target.encapsulation.overhead());
+    let plan = TargetPlan {
+        url: target.name(),
+        encapsulation: target.encapsulation,
+        address,
+        source: target.source.or(route.prefsrc),
+        device: route.device.clone(),
+        ifindex: route.ifindex,
+        bind_device: target.device.is_some(),
+        path: here.walk.iter().map(|step| step.device.clone()).collect(),
+        transmit,
+        gso,
+        source_ports: target.source_ports,
+        path_mtu,
+        largest_frame,
+    };
+    warn_oversize(config, facts, &plan, warnings);
+    warn_tunnel(config, here, &plan, warnings);
+    Ok(plan)
+}
+
+fn transmitter(
+    target: &Target,
+    route: &RouteFacts,
+    device: Option<&InterfaceFacts>,
+    facts: &HostFacts,
+) -> Result<Choice<Transmitter>, ConfigError> {
+    let gre = matches!(target.encapsulation, Encapsulation::Gre { .. });
+    let obstacle = xsk_obstacle(route, device, facts);
+    match (target.transmit, obstacle) {
+        // Refused by the validation already; said again because this function stands alone.
+        (TransmitChoice::Udp, _) if gre => Err(error(
+            target,
+            "GRE is not carried by UDP",
+            "transmit = \"auto\", \"xsk\", \"raw\"",
+        )),
+        (TransmitChoice::Udp, _) => Ok(Choice::new(Transmitter::Udp, "asked for")),
+        (TransmitChoice::Raw, _) => Ok(Choice::new(Transmitter::Raw, "asked for")),
+        (TransmitChoice::Xsk, None) => Ok(Choice::new(
+            Transmitter::Xsk,
+            "asked for; sends in copy mode",
+        )),
+        (TransmitChoice::Xsk, Some(why)) => Err(error(
+            target,
+            format!("AF_XDP cannot send to it: {why}"),
+            if gre {
+                "transmit = \"auto\", \"raw\""
+            } else {
+                "transmit = \"auto\", \"udp\", \"raw\""
+            },
+        )),
+        (TransmitChoice::Auto, _) if !gre => Ok(Choice::new(
+            Transmitter::Udp,
+            "VXLAN: a UDP socket follows the kernel's routes, neighbours and policy rules",
+        )),
+        (TransmitChoice::Auto, None) => Ok(Choice::new(
+            Transmitter::Xsk,
+            "GRE is not carried by UDP, and AF_XDP is faster than a raw socket; sends in copy mode",
+        )),
+        (TransmitChoice::Auto, Some(why)) => Ok(Choice::new(
+            Transmitter::Raw,
+            format!("GRE is not carried by UDP, and AF_XDP cannot send to it: {why}"),
+        )),
+    }
+}
+
+/// Why AF_XDP cannot send by the route's device. It builds whole frames, so it needs an Ethernet
+/// device where the next hop is a neighbour with a hardware address.
+fn xsk_obstacle(
+    route: &RouteFacts,
+    device: Option<&InterfaceFacts>,
+    facts: &HostFacts,
+) -> Option<String> {
+    let name = &route.device;
+    let Some(device) = device else {
+        return Some(format!("nothing is known of {name}"));
+    };
+    if !facts.kernel.af_xdp {
+        Some("the kernel has no AF_XDP, or we may not use it".to_owned())
+    } else if device.loopback {
+        Some(format!("{name} is the loopback"))
+    } else if !device.has_ethernet_header {
+        Some(format!(
+            "{name} is no Ethernet device: there is no next hop with a hardware address"
+        ))
+    } else if device.mac.is_none() {
+        Some(format!("{name} has no hardware address"))
+    } else {
+        None
+    }
+}
+
+/// `UDP_SEGMENT` where the wire will see single packets. A device that takes super-packets and
+/// hands them on unsplit would show the receiver one datagram of 64 KB, of which an NDR decodes
+/// the first inner packet only.
+fn udp_send(
+    target: &Target,
+    route: &RouteFacts,
+    here: &TargetFacts,
+    facts: &HostFacts,
+    warnings: &mut Vec<String>,
+) -> Result<Choice<UdpSend>, ConfigError> {
+    if target.gso == GsoChoice::Off {
+        return Ok(Choice::new(UdpSend::Sendmmsg, "gso = \"off\" asked for"));
+    }
+    if !facts.kernel.udp_segment {
+        let why = "the kernel has no UDP_SEGMENT";
+        return match target.gso {
+            GsoChoice::On => Err(error(target, why, "gso = \"auto\", gso = \"off\"")),
+            _ => Ok(Choice::new(UdpSend::Sendmmsg, why)),
+        };
+    }
+    let splitter = splitter(route, here, facts);
+    match (target.gso, splitter) {
+        (GsoChoice::On, Ok(_)) => Ok(Choice::new(UdpSend::Segment, "gso = \"on\" asked for")),
+        (GsoChoice::On, Err(why)) => {
+            warnings.push(format!(
+                "{}: gso = \"on\", but {why}: the receiver may see unsplit datagrams",
+                target.name()
+            ));
+            Ok(Choice::new(UdpSend::Segment, "gso = \"on\" asked for"))
+        }
+        (_, Ok(why)) => Ok(Choice::new(UdpSend::Segment, why)),
+        (_, Err(why)) => Ok(Choice::new(
+            UdpSend::Sendmmsg,
+            format!(
+                "{why}; three times as fast: ethtool -K {} tx-udp-segmentation off",
+                route.device
+            ),
+        )),
+    }
+}
+
+/// Who splits super-packets on the way, else why they may arrive unsplit. The first device on the
+/// way that does not take them makes the kernel split; else it is up to the last.
+fn splitter(route: &RouteFacts, here: &TargetFacts, facts: &HostFacts) -> Result<String, String> {
+    let walked: Vec<&str> = here.walk.iter().map(|step| step.device.as_str()).collect();
+    let devices = if walked.is_empty() {
+        vec![route.device.as_str()]
+    } else {
+        walked
+    };
+    let mut last = None;
+    for name in devices {
+        let device = facts.interface(name);
+        match device.and_then(|device| device.feature(TX_UDP_SEGMENTATION)) {
+            Some(false) => {
+                return Ok(format!(
+                    "{name} takes no UDP super-packets: the kernel splits them before the driver"
+                ));
+            }
+            Some(true) => last = device,
+            None => {
+                return Err(format!(
+                    "it is not known whether {name} splits UDP super-packets"
+                ))
+            }
+        }
+    }
+    match last {
+        Some(nic) if splits_in_hardware(nic) => Ok(format!(
+            "{} ({}) splits UDP super-packets in hardware",
+            nic.name, nic.driver
+        )),
+        Some(device) => {
+            let what = if device.kind.is_empty() {
+                &device.driver
+            } else {
+                &device.kind
+            };
+            let what = if device.loopback { "loopback" } else { what };
+            Err(format!(
+                "{} ({what}) takes UDP super-packets and may hand them on unsplit",
+                device.name
+            ))
+        }
+        None => Err("nothing is known of the way to the target".to_owned()),
+    }
+}
+
+fn splits_in_hardware(device: &InterfaceFacts) -> bool {
+    let driver = device.driver.as_str();
+    device.kind.is_empty()
+        && !device.loopback
+        && !driver.is_empty()
+        && !PASSING_ON.contains(&driver)
+}
+
+fn warn_oversize(
+    config: &Config,
+    facts: &HostFacts,
+    plan: &TargetPlan,
+    warnings: &mut Vec<String>,
+) {
+    for source in &config.sources {
+        let Some(interface) = facts.interface(&source.interface) else {
+            continue;
+        };
+        let full = interface.mtu.saturating_add(14);
+        if full > plan.largest_frame {
+            warnings.push(format!(
+                "{}: full-size packets of {} make frames of {full} bytes, and the path MTU of {} \
+                 has room for {}: larger ones are dropped as oversize; they need a path MTU of {}",
+                plan.url,
+                source.name(),
+                plan.path_mtu,
+                plan.largest_frame,
+                full.saturating_add(plan.encapsulation.overhead())
+            ));
+        }
+    }
+}
+
+/// Inside of another tunnel our outer flow is hidden, so a tap below it sees the copies as
+/// somebody's traffic.
+fn warn_tunnel(config: &Config, here: &TargetFacts, plan: &TargetPlan, warnings: &mut Vec<String>) {
+    let is_tunnel = |kind: &str| TUNNELS.contains(&kind);
+    let Some(depth) = here.walk.iter().position(|step| is_tunnel(&step.kind)) else {
+        return;
+    };
+    let tunnel = &here.walk[depth];
+    let above = &here.walk[..=depth];
+    let below = &here.walk[depth + 1..];
+    for source in &config.sources {
+        // On the tunnel device itself, and above it, the outer flow can still be seen.
+        let sees_outer_flow = above.iter().any(|step| step.device == source.interface);
+        if !matches!(source.kind, SourceKind::Tap(_)) || sees_outer_flow {
+            continue;
+        }
+        let sure = below.iter().any(|step| step.device == source.interface);
+        let leave = if sure { "leave" } else { "may leave" };
+        warnings.push(format!(
+            "{}: the copies go through the tunnel {} ({}) and {leave} by {}, which is tapped: the \
+             loop guard cannot see them there. The amplification breaker watches; a rule that \
+             skips the tunnel's outer packets prevents it",
+            plan.url, tunnel.device, tunnel.kind, source.interface
+        ));
+    }
+}

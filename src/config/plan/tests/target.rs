@@ -1,0 +1,231 @@
+//! Decisions for targets.
+
+use super::super::*;
+use super::{decide, host, refused, step, GRE, SPAN, TAP, VXLAN};
+use crate::config::facts::{DeviceStep, TX_UDP_SEGMENTATION};
+
+/// Takes something away from the host.
+type Change = fn(&mut HostFacts);
+
+fn transmit(text: &str, facts: &HostFacts) -> (Transmitter, String) {
+    let plan = decide(&format!("{TAP}{text}"), facts).unwrap();
+    let transmit = plan.targets[0].transmit.clone();
+    (transmit.value, transmit.why)
+}
+
+#[test]
+fn vxlan_goes_by_udp_and_gre_by_af_xdp_where_it_can() {
+    let mut facts = host();
+    let vxlan = |how: &str| format!("{VXLAN}transmit = \"{how}\"\n");
+    assert_eq!(transmit(VXLAN, &facts).0, Transmitter::Udp);
+    assert_eq!(transmit(&vxlan("udp"), &facts).0, Transmitter::Udp);
+    assert_eq!(transmit(&vxlan("xsk"), &facts).0, Transmitter::Xsk);
+    assert_eq!(transmit(&vxlan("raw"), &facts).0, Transmitter::Raw);
+    let (who, why) = transmit(GRE, &facts);
+    assert_eq!(who, Transmitter::Xsk);
+    assert!(why.contains("copy mode"), "{why}");
+    let raw = format!("{GRE}transmit = \"raw\"\n");
+    assert_eq!(transmit(&raw, &facts).0, Transmitter::Raw);
+
+    let without: [(&str, Change); 4] = [
+        ("no Ethernet device", |f| {
+            f.interfaces[2].has_ethernet_header = false
+        }),
+        ("loopback", |f| f.interfaces[2].loopback = true),
+        ("no hardware address", |f| f.interfaces[2].mac = None),
+        ("no AF_XDP", |f| f.kernel.af_xdp = false),
+    ];
+    for (reason, change) in without {
+        let mut facts = host();
+        change(&mut facts);
+        let (who, why) = transmit(GRE, &facts);
+        assert_eq!(who, Transmitter::Raw);
+        assert!(why.contains(reason), "{why}");
+        let text = format!("{TAP}{}", vxlan("xsk"));
+        refused(
+            &text,
+            &facts,
+            4,
+            reason,
+            "transmit = \"auto\", \"udp\", \"raw\"",
+        );
+        assert_eq!(transmit(VXLAN, &facts).0, Transmitter::Udp);
+    }
+    // The walk and the route name a device that nothing is known of.
+    facts.interfaces.truncate(2);
+    let (who, why) = transmit(GRE, &facts);
+    assert_eq!(who, Transmitter::Raw);
+    assert!(why.contains("nothing is known of eth2"), "{why}");
+}
+
+fn gso(line: &str, facts: &HostFacts) -> (UdpSend, String, Vec<String>) {
+    let plan = decide(&format!("{TAP}{VXLAN}{line}\n"), facts).unwrap();
+    let gso = plan.targets[0].gso.clone().unwrap();
+    (gso.value, gso.why, plan.warnings)
+}
+
+#[test]
+fn gso_where_the_wire_sees_single_packets() {
+    let mut facts = host();
+    let (how, why, _) = gso("", &facts);
+    assert_eq!(how, UdpSend::Segment);
+    assert!(
+        why.contains("kernel splits them before the driver"),
+        "{why}"
+    );
+
+    let on = [(TX_UDP_SEGMENTATION.to_owned(), true)];
+    facts.interfaces[2].features = on.clone().into();
+    let (how, why, _) = gso("", &facts);
+    assert_eq!(how, UdpSend::Segment);
+    assert!(
+        why.contains("eth2 (ixgbe) splits UDP super-packets in hardware"),
+        "{why}"
+    );
+
+    let soft: [(&str, &str, bool); 6] = [
+        ("veth", "veth", false),
+        ("", "veth", false),
+        ("", "virtio_net", false),
+        ("bridge", "bridge", false),
+        ("", "", false),
+        ("", "", true),
+    ];
+    for (kind, driver, loopback) in soft {
+        facts.interfaces[2].kind = kind.to_owned();
+        facts.interfaces[2].driver = driver.to_owned();
+        facts.interfaces[2].loopback = loopback;
+        let (how, why, warnings) = gso("", &facts);
+        assert_eq!(how, UdpSend::Sendmmsg, "{kind} {driver}");
+        assert!(
+            why.contains("ethtool -K eth2 tx-udp-segmentation off"),
+            "{why}"
+        );
+        assert!(warnings.is_empty(), "{warnings:?}");
+        // Asked for, it is done, but said.
+        let (how, _, warnings) = gso("gso = \"on\"", &facts);
+        assert_eq!(how, UdpSend::Segment);
+        assert!(warnings[0].contains("unsplit datagrams"), "{warnings:?}");
+        assert_eq!(gso("gso = \"off\"", &facts).0, UdpSend::Sendmmsg);
+    }
+    // The same device, told not to take them.
+    facts.interfaces[2].features = [("tx_udp_segmentation".to_owned(), false)].into();
+    assert_eq!(gso("", &facts).0, UdpSend::Segment);
+    // Unknown is not on.
+    facts.interfaces[2].features.clear();
+    let (how, why, _) = gso("", &facts);
+    assert_eq!(how, UdpSend::Sendmmsg);
+    assert!(why.contains("not known"), "{why}");
+
+    facts = host();
+    facts.kernel.udp_segment = false;
+    assert_eq!(gso("", &facts).0, UdpSend::Sendmmsg);
+    let on = format!("{TAP}{VXLAN}gso = \"on\"\n");
+    refused(&on, &facts, 4, "no UDP_SEGMENT", "gso = \"auto\"");
+}
+
+#[test]
+fn gso_looks_at_the_device_below_a_stacked_one() {
+    let mut facts = host();
+    facts.interfaces[2].kind = "vlan".to_owned();
+    facts.interfaces[2].features = [(TX_UDP_SEGMENTATION.to_owned(), true)].into();
+    facts.targets[0].walk = vec![step("eth2", "vlan"), step("eth1", "")];
+    let (how, why, _) = gso("", &facts);
+    assert_eq!(how, UdpSend::Segment);
+    assert!(why.contains("eth1 takes no UDP super-packets"), "{why}");
+    facts.interfaces[1].features = [(TX_UDP_SEGMENTATION.to_owned(), true)].into();
+    let (how, why, _) = gso("", &facts);
+    assert_eq!(how, UdpSend::Segment);
+    assert!(why.contains("eth1 (ixgbe) splits"), "{why}");
+    facts.interfaces[1].driver = "virtio_net".to_owned();
+    assert_eq!(gso("", &facts).0, UdpSend::Sendmmsg);
+}
+
+#[test]
+fn what_does_not_fit_is_told_in_numbers() {
+    let mut facts = host();
+    let sizes = |text: &str, facts: &HostFacts| {
+        let plan = decide(&format!("{TAP}{text}"), facts).unwrap();
+        let target = &plan.targets[0];
+        (target.path_mtu, target.largest_frame, plan.warnings)
+    };
+    assert_eq!(sizes(VXLAN, &facts), (1600, 1564, vec![]));
+    let largest = |url: &str| sizes(&format!("[[target]]\nurl = \"{url}\"\n"), &facts).1;
+    assert_eq!(largest("gre://203.0.113.2"), 1576);
+    assert_eq!(largest("gre://203.0.113.2?key=1"), 1572);
+    assert_eq!(largest("gre://203.0.113.2?seq=on"), 1572);
+    assert_eq!(largest("gre://203.0.113.2?key=1&seq=on"), 1568);
+
+    facts.targets[0].route.as_mut().unwrap().mtu = 1550;
+    assert_eq!(sizes(VXLAN, &facts).2.len(), 0);
+    facts.targets[0].route.as_mut().unwrap().mtu = 1549;
+    let (_, largest, warnings) = sizes(VXLAN, &facts);
+    assert_eq!(largest, 1513);
+    for number in ["1514", "1513", "1549", "1550", "tap:eth0"] {
+        assert!(warnings[0].contains(number), "{warnings:?}");
+    }
+    // A route without an MTU of its own has the device's.
+    facts.targets[0].route.as_mut().unwrap().mtu = 0;
+    assert_eq!(sizes(VXLAN, &facts).0, 1600);
+}
+
+#[test]
+fn targets_have_to_be_reachable() {
+    let mut facts = host();
+    facts.targets[0].route = None;
+    let text = format!("{TAP}{VXLAN}");
+    refused(
+        &text,
+        &facts,
+        4,
+        "no route to 203.0.113.2",
+        "a target that `ip route get",
+    );
+    facts.targets[0].resolved = None;
+    facts.targets[0].resolve_error = Some("no such host".to_owned());
+    let name = format!("{TAP}[[target]]\nurl = \"vxlan://ndr.example.net?vni=7\"\n");
+    refused(
+        &name,
+        &facts,
+        4,
+        "ndr.example.net cannot be resolved: no such host",
+        "an IPv4",
+    );
+    let device = format!("{TAP}{VXLAN}dev = \"eth9\"\n");
+    refused(
+        &device,
+        &facts,
+        4,
+        "`dev`: there is no interface eth9",
+        "eth0, eth1, eth2",
+    );
+    let plan = decide(&format!("{TAP}{VXLAN}dev = \"eth2\"\n"), &host()).unwrap();
+    assert!(plan.targets[0].bind_device);
+    assert_eq!(plan.targets[0].source, Some([203, 0, 113, 1].into()));
+}
+
+#[test]
+fn a_tunnel_hides_the_copies_from_the_loop_guard() {
+    let warnings = |walk: &[DeviceStep]| {
+        let mut facts = host();
+        facts.targets[0].walk = walk.to_vec();
+        decide(&format!("{TAP}{VXLAN}"), &facts).unwrap().warnings
+    };
+    assert!(warnings(&[step("eth2", ""), step("eth0", "")]).is_empty());
+    let sure = warnings(&[step("wg0", "wireguard"), step("eth0", "")]);
+    assert!(
+        sure[0].contains("wg0 (wireguard) and leave by eth0"),
+        "{sure:?}"
+    );
+    assert!(sure[0].contains("breaker"), "{sure:?}");
+    let perhaps = warnings(&[step("tun0", "tun")]);
+    assert!(perhaps[0].contains("may leave by eth0"), "{perhaps:?}");
+    // On the tunnel device itself the outer flow is in plain sight.
+    assert!(warnings(&[step("eth0", "tun")]).is_empty());
+    let mut facts = host();
+    facts.targets[0].walk = vec![step("tun0", "tun")];
+    assert!(decide(&format!("{SPAN}{VXLAN}"), &facts)
+        .unwrap()
+        .warnings
+        .is_empty());
+}

@@ -1,0 +1,268 @@
+//! The configuration as the rest of the program sees it: checked, typed, with every default filled
+//! in. `validate` makes it; `plan` turns it into decisions.
+
+use std::fmt;
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+use super::error::Place;
+use crate::mirror::rules::{Action, Rule};
+
+/// Ring of one worker of a tap, unless set: 16 MiB.
+pub const DEFAULT_RING_SIZE: u32 = 16 << 20;
+/// Frames of one queue of a span, unless set.
+pub const DEFAULT_FRAMES: u32 = 4096;
+/// Outer source ports, unless set.
+pub const DEFAULT_SOURCE_PORTS: u16 = 64;
+/// First outer source port: above Linux's ephemeral range, which ends at 60999.
+pub const FIRST_SOURCE_PORT: u16 = 61000;
+/// Port of VXLAN (RFC 7348).
+pub const VXLAN_PORT: u16 = 4789;
+/// Where `xtee status` finds the running mirror, unless set.
+pub const DEFAULT_SOCKET: &str = "/run/xtee/xtee.sock";
+/// Workers of one source.
+pub const MAX_WORKERS: usize = 64;
+
+/// A whole configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Where packets come from; at least one.
+    pub sources: Vec<Source>,
+    /// In order; the first that matches decides.
+    pub rules: Vec<Rule>,
+    /// For packets that no rule takes; `None`: mirror without rules, else skip.
+    pub default_action: Option<Action>,
+    /// Where copies go; at least one.
+    pub targets: Vec<Target>,
+    /// Path of the control socket.
+    pub control_socket: PathBuf,
+}
+
+impl Config {
+    /// The action for packets that no rule takes, with the default resolved.
+    #[must_use]
+    pub fn default_action(&self) -> Action {
+        self.default_action.unwrap_or(if self.rules.is_empty() {
+            Action::Mirror
+        } else {
+            Action::Skip
+        })
+    }
+}
+
+/// One source.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Source {
+    /// Where the user wrote it.
+    pub place: Place,
+    /// The interface.
+    pub interface: String,
+    /// How packets are taken from it.
+    pub kind: SourceKind,
+    /// CPUs that workers are pinned to; empty: not pinned.
+    pub cpus: Vec<usize>,
+    /// Workers asked for; `None`: one for each CPU of `cpus`, else the kind's default.
+    pub workers: Option<usize>,
+    /// What can bounce the link may be done although the host's own traffic uses it.
+    pub allow_link_reset: bool,
+    /// Traffic of the cloud's credential endpoints may be copied.
+    pub allow_credential_endpoints: bool,
+}
+
+impl Source {
+    /// As users write it: `tap:eth0`.
+    #[must_use]
+    pub fn name(&self) -> String {
+        let kind = match self.kind {
+            SourceKind::Tap(_) => "tap",
+            SourceKind::Span(_) => "span",
+        };
+        format!("{kind}:{}", self.interface)
+    }
+}
+
+/// Settings of one kind of source.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SourceKind {
+    /// A live interface: its traffic is copied, the originals are not touched.
+    Tap(Tap),
+    /// An interface whose traffic is ours to take.
+    Span(Span),
+}
+
+/// Settings of a tap.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tap {
+    /// How the tc programs are attached.
+    pub attach: AttachChoice,
+    /// Bytes of the ring of each worker, a power of two.
+    pub ring_size: u32,
+}
+
+/// Settings of a span.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Span {
+    /// How the XDP program is attached.
+    pub mode: ModeChoice,
+    /// AF_XDP zero copy.
+    pub zero_copy: ZeroCopy,
+    /// Preferred busy polling.
+    pub busy_poll: bool,
+    /// Frames of the umem for each queue, a power of two.
+    pub frames: u32,
+}
+
+/// How the programs of a tap are attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AttachChoice {
+    /// tcx where the kernel has it.
+    Auto,
+    /// tcx links.
+    Tcx,
+    /// Filters on a clsact qdisc.
+    Clsact,
+}
+
+/// How the XDP program of a span is attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ModeChoice {
+    /// Native, generic where that fails.
+    Auto,
+    /// In the driver.
+    Native,
+    /// Behind the driver.
+    Generic,
+}
+
+/// AF_XDP zero copy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ZeroCopy {
+    /// Fail without.
+    Require,
+    /// Use it where it is to be had.
+    Prefer,
+    /// Copy.
+    Never,
+}
+
+/// One target.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// Where the user wrote it.
+    pub place: Place,
+    /// The host.
+    pub host: Host,
+    /// The tunnel.
+    pub encapsulation: Encapsulation,
+    /// The transmitter asked for.
+    pub transmit: TransmitChoice,
+    /// UDP GSO asked for.
+    pub gso: GsoChoice,
+    /// Outer source address; `None`: the route's.
+    pub source: Option<Ipv4Addr>,
+    /// Device that copies have to leave by; `None`: the route's.
+    pub device: Option<String>,
+    /// How many outer source ports, from [`FIRST_SOURCE_PORT`] on.
+    pub source_ports: u16,
+}
+
+impl Target {
+    /// What tells this target from others, as a URL: `vxlan://203.0.113.2:4789?vni=7`.
+    #[must_use]
+    pub fn name(&self) -> String {
+        match self.encapsulation {
+            Encapsulation::Vxlan { vni, port } => format!("vxlan://{}:{port}?vni={vni}", self.host),
+            Encapsulation::Gre { key, sequence } => {
+                let key = key.map(|key| format!("key={key}"));
+                let sequence = sequence.then(|| "seq=on".to_owned());
+                let parameters: Vec<_> = key.into_iter().chain(sequence).collect();
+                let mark = if parameters.is_empty() { "" } else { "?" };
+                format!("gre://{}{mark}{}", self.host, parameters.join("&"))
+            }
+        }
+    }
+}
+
+/// The host of a target.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Host {
+    /// An address.
+    Address(Ipv4Addr),
+    /// A name, resolved when the mirror starts.
+    Name(String),
+}
+
+impl fmt::Display for Host {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Host::Address(address) => write!(f, "{address}"),
+            Host::Name(name) => write!(f, "{name}"),
+        }
+    }
+}
+
+/// The tunnel of a target.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Encapsulation {
+    /// VXLAN, RFC 7348.
+    Vxlan {
+        /// Network identifier, 24 bits.
+        vni: u32,
+        /// Outer destination port.
+        port: u16,
+    },
+    /// GRE with Ethernet inside, RFC 2784 and RFC 2890.
+    Gre {
+        /// Key, where wanted.
+        key: Option<u32>,
+        /// Sequence numbers.
+        sequence: bool,
+    },
+}
+
+impl Encapsulation {
+    /// Bytes between the start of the outer IPv4 header and the inner frame.
+    #[must_use]
+    pub fn overhead(&self) -> u32 {
+        match self {
+            // IPv4, UDP, VXLAN.
+            Encapsulation::Vxlan { .. } => 20 + 8 + 8,
+            // IPv4, GRE, and four bytes for each option.
+            Encapsulation::Gre { key, sequence } => {
+                24 + 4 * (u32::from(key.is_some()) + u32::from(*sequence))
+            }
+        }
+    }
+}
+
+/// The transmitter asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TransmitChoice {
+    /// The plan decides.
+    Auto,
+    /// A UDP socket.
+    Udp,
+    /// AF_XDP.
+    Xsk,
+    /// A raw socket.
+    Raw,
+}
+
+/// UDP GSO asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum GsoChoice {
+    /// Where the wire sees single packets.
+    Auto,
+    /// Always.
+    On,
+    /// Never.
+    Off,
+}

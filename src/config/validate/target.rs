@@ -1,0 +1,211 @@
+//! `[[target]]`: the URL, its parameters, and the keys beside it.
+
+use std::net::Ipv4Addr;
+
+use super::Check;
+use crate::config::error::{ConfigError, Site};
+use crate::config::file::{At, TargetTable, Value};
+use crate::config::settings::{
+    Encapsulation, GsoChoice, Target, TransmitChoice, DEFAULT_SOURCE_PORTS,
+};
+use crate::config::url::{self, TargetUrl};
+use crate::config::values::{interface, word, Wrong};
+
+const TRANSMIT: [(&str, TransmitChoice); 4] = [
+    ("auto", TransmitChoice::Auto),
+    ("udp", TransmitChoice::Udp),
+    ("xsk", TransmitChoice::Xsk),
+    ("raw", TransmitChoice::Raw),
+];
+const GSO: [(&str, GsoChoice); 3] = [
+    ("auto", GsoChoice::Auto),
+    ("on", GsoChoice::On),
+    ("off", GsoChoice::Off),
+];
+/// The loop guard excludes the whole range of outer source ports, so it stays small.
+const MOST_SOURCE_PORTS: u16 = 1024;
+
+/// A setting that may stand beside the URL or in it: its text and where that is.
+type Setting<'a> = Option<(String, &'a Site)>;
+
+impl Check<'_> {
+    pub(super) fn targets(&self, tables: &[At<TargetTable>]) -> Result<Vec<Target>, ConfigError> {
+        if tables.is_empty() {
+            let wrong = Wrong::new("there is no [[target]]", "at least one [[target]]");
+            return Err(self.fault(&self.whole(), "target", wrong));
+        }
+        let mut targets: Vec<Target> = Vec::with_capacity(tables.len());
+        for table in tables {
+            let target = self.target(table)?;
+            let same = |other: &Target| {
+                other.host == target.host && same_tunnel(other.encapsulation, target.encapsulation)
+            };
+            if targets.iter().any(same) {
+                let site = table.value.url.as_ref().map(|at| &at.site);
+                let wrong = format!("{} is a target already", target.name());
+                let wrong = Wrong::new(wrong, "each target once");
+                return Err(self.fault(site.unwrap_or(&table.site), "target.url", wrong));
+            }
+            targets.push(target);
+        }
+        Ok(targets)
+    }
+
+    fn target(&self, at: &At<TargetTable>) -> Result<Target, ConfigError> {
+        let table = &at.value;
+        let Some(address) = &table.url else {
+            let allowed = "vxlan://HOST?vni=N, gre://HOST";
+            return Err(self.missing(&at.site, "target.url", allowed));
+        };
+        let url = self.value(address, "target.url", url::parse)?;
+        let written = |at: &Option<At<Value>>| {
+            at.as_ref().map(|at| At {
+                value: at.value.to_string(),
+                site: at.site.clone(),
+            })
+        };
+        let transmit = self.setting(&url, address, &table.transmit, "transmit", |text| {
+            word(text, &TRANSMIT)
+        })?;
+        let gso = self.setting(&url, address, &table.gso, "gso", |t| word(t, &GSO))?;
+        let source = self.setting(&url, address, &table.source, "source", source_address)?;
+        let device = self.setting(&url, address, &table.dev, "dev", interface)?;
+        let ports = self.setting(&url, address, &written(&table.ports), "ports", source_ports)?;
+        self.setting(&url, address, &written(&table.limit), "limit", no_limit)?;
+        self.only_built(&table.distribution, "distribution", "all", &["hash"])?;
+        let others = ["resegment", "fragment", "truncate"];
+        self.only_built(&table.oversize, "oversize", "drop", &others)?;
+        self.contradictions(&url, at, transmit.as_ref(), gso.as_ref())?;
+        Ok(Target {
+            place: self.origin.place(&at.site),
+            host: url.host,
+            encapsulation: url.encapsulation,
+            transmit: transmit.unwrap_or(TransmitChoice::Auto),
+            gso: gso.unwrap_or(GsoChoice::Auto),
+            source,
+            device,
+            source_ports: ports.unwrap_or(DEFAULT_SOURCE_PORTS),
+        })
+    }
+
+    /// Reads a setting from the key beside the URL or from the URL's parameter of the same name.
+    fn setting<T>(
+        &self,
+        url: &TargetUrl,
+        address: &At<String>,
+        key: &Option<At<String>>,
+        name: &str,
+        read: impl FnOnce(&str) -> Result<T, Wrong>,
+    ) -> Result<Option<T>, ConfigError> {
+        let path = format!("target.{name}");
+        let setting: Setting<'_> = match (key, url.parameter(name)) {
+            (Some(at), Some(_)) => {
+                let wrong = format!("`{name}` stands in the URL too");
+                let wrong = Wrong::new(wrong, "one of the two");
+                return Err(self.fault(&at.site, &path, wrong));
+            }
+            (Some(at), None) => Some((at.value.clone(), &at.site)),
+            (None, Some(text)) => Some((text.to_owned(), &address.site)),
+            (None, None) => None,
+        };
+        let Some((text, site)) = setting else {
+            return Ok(None);
+        };
+        let in_url = key.is_none();
+        read(&text).map(Some).map_err(|mut wrong| {
+            if in_url {
+                wrong.wrong = format!("parameter `{name}`: {}", wrong.wrong);
+                return self.fault(site, "target.url", wrong);
+            }
+            self.fault(site, &path, wrong)
+        })
+    }
+
+    fn only_built(
+        &self,
+        at: &Option<At<String>>,
+        name: &str,
+        built: &str,
+        later: &[&str],
+    ) -> Result<(), ConfigError> {
+        let Some(at) = at else {
+            return Ok(());
+        };
+        self.value(at, &format!("target.{name}"), |text: &str| {
+            if later.contains(&text) {
+                return Err(Wrong::not_built(&format!("`{name} = \"{text}\"`"), built));
+            }
+            word(text, &[(built, ())])
+        })
+    }
+
+    fn contradictions(
+        &self,
+        url: &TargetUrl,
+        at: &At<TargetTable>,
+        transmit: Option<&TransmitChoice>,
+        gso: Option<&GsoChoice>,
+    ) -> Result<(), ConfigError> {
+        let table = &at.value;
+        let site_of = |key: &Option<At<String>>| -> Site {
+            let key = key.as_ref().or(table.url.as_ref());
+            key.map_or(at.site.clone(), |key| key.site.clone())
+        };
+        let gre = matches!(url.encapsulation, Encapsulation::Gre { .. });
+        if gre && transmit == Some(&TransmitChoice::Udp) {
+            let wrong = Wrong::new("GRE is not carried by UDP", "auto, xsk, raw");
+            return Err(self.fault(&site_of(&table.transmit), "target.transmit", wrong));
+        }
+        let no_udp = gre || matches!(transmit, Some(TransmitChoice::Xsk | TransmitChoice::Raw));
+        if gso == Some(&GsoChoice::On) && no_udp {
+            let wrong = if gre {
+                "GSO is done by UDP sockets, and GRE is not carried by UDP"
+            } else {
+                "GSO is done by UDP sockets, and `transmit` asks for another"
+            };
+            let wrong = Wrong::new(wrong, "auto, off");
+            return Err(self.fault(&site_of(&table.gso), "target.gso", wrong));
+        }
+        Ok(())
+    }
+}
+
+/// Whether a receiver could not tell the two tunnels apart.
+fn same_tunnel(one: Encapsulation, other: Encapsulation) -> bool {
+    match (one, other) {
+        (Encapsulation::Gre { key: one, .. }, Encapsulation::Gre { key: other, .. }) => {
+            one == other
+        }
+        _ => one == other,
+    }
+}
+
+fn source_address(text: &str) -> Result<Ipv4Addr, Wrong> {
+    let address = text.parse::<Ipv4Addr>().ok();
+    let address = address.filter(|a| !(a.is_unspecified() || a.is_multicast() || a.is_broadcast()));
+    address.ok_or_else(|| {
+        Wrong::new(
+            format!("`{text}` is not a source address"),
+            "an IPv4 address of this host",
+        )
+    })
+}
+
+fn source_ports(text: &str) -> Result<u16, Wrong> {
+    let plain = text.bytes().all(|b| b.is_ascii_digit());
+    let number = plain.then(|| text.parse::<u16>().ok()).flatten();
+    let number = number.filter(|ports| (1..=MOST_SOURCE_PORTS).contains(ports));
+    number.ok_or_else(|| {
+        Wrong::new(
+            format!("`{text}` source ports are not possible"),
+            format!("a number from 1 to {MOST_SOURCE_PORTS}"),
+        )
+    })
+}
+
+fn no_limit(text: &str) -> Result<(), Wrong> {
+    match text {
+        "none" => Ok(()),
+        _ => Err(Wrong::not_built(&format!("a limit (`{text}`)"), "none")),
+    }
+}

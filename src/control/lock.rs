@@ -1,0 +1,30 @@
+//! One xtee an interface: a second one is refused, for its copies would not be excluded by the first.
+//!
+//! The lock is an abstract UNIX socket: it belongs to the network namespace, as the interface does,
+//! needs no file, and the kernel releases it when the process dies, however it dies.
+
+use std::os::linux::net::SocketAddrExt as _;
+use std::os::unix::net::{SocketAddr, UnixListener};
+
+use anyhow::bail;
+
+/// Held as long as the interface is ours.
+#[derive(Debug)]
+pub struct InterfaceLock {
+    _socket: UnixListener,
+}
+
+/// Takes the lock of an interface in this thread's network namespace.
+///
+/// # Errors
+/// Another xtee has it.
+pub fn lock(interface: &str, ifindex: u32) -> anyhow::Result<InterfaceLock> {
+    let address = SocketAddr::from_abstract_name(format!("xtee/interface/{ifindex}"))?;
+    match UnixListener::bind_addr(&address) {
+        Ok(socket) => Ok(InterfaceLock { _socket: socket }),
+        Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => bail!(
+            "another xtee mirrors {interface} already; give both targets to one xtee (several --to or [[target]]), or stop the other"
+        ),
+        Err(error) => Err(error.into()),
+    }
+}

@@ -1,0 +1,287 @@
+//! A mirror from start to end.
+//!
+//! Starts whole or not at all: whatever fails, everything that was started ends, and nothing stays
+//! attached. Ends by detaching first and draining then, so that the balance closes.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+
+use super::outputs::{exclusions, signatures, Opener};
+use super::paths::Successor;
+use super::span::RunningSpan;
+use super::tap::{RunningTap, Started};
+use crate::config::plan::{Capture, Plan};
+use crate::config::settings::Config;
+use crate::host::limits::raise_open_files;
+use crate::host::watch::{PathTarget, PathWatch};
+use crate::mirror::tables::{compile_with_default, Tables};
+use crate::packet::signature::OwnFlow;
+use crate::telemetry::observer::{Observer, TargetObserver};
+use crate::telemetry::status::Status;
+use crate::worker::breaker::Breaker;
+use crate::worker::stop::Stop;
+
+/// What all sources of a mirror share.
+#[derive(Debug)]
+pub struct Shared<'t> {
+    /// The compiled rules.
+    pub tables: &'t Tables,
+    /// How many rules there are.
+    pub rules: usize,
+    /// The breaker.
+    pub breaker: Breaker,
+    /// Our outer flows.
+    pub signatures: Arc<[OwnFlow]>,
+    /// Ends the workers.
+    pub stop: Stop,
+}
+
+#[derive(Debug)]
+enum Source {
+    Tap(RunningTap),
+    Span(RunningSpan),
+}
+
+/// A running mirror.
+#[derive(Debug)]
+pub struct Mirror {
+    sources: Vec<Source>,
+    stop: Stop,
+    observer: Arc<Observer>,
+    successors: Vec<Successor>,
+    paths: Option<PathWatch>,
+    /// What fell back at the start, with the reason.
+    pub notes: Vec<String>,
+    times_opened: u64,
+    told_refused: bool,
+}
+
+impl Mirror {
+    /// Starts what the plan says.
+    ///
+    /// # Errors
+    /// What was in the way. Nothing is left attached.
+    pub fn start(config: &Config, plan: &Plan) -> anyhow::Result<Mirror> {
+        raise_open_files();
+        let tables = compile_with_default(&config.rules, config.default_action)?;
+        let watch = PathWatch::start(
+            plan.targets
+                .iter()
+                .map(|target| PathTarget {
+                    destination: target.address.into(),
+                    source: target.source.map(Into::into),
+                    device: target.bind_device.then(|| target.device.clone()),
+                })
+                .collect(),
+        )?;
+        let paths = (0..plan.targets.len())
+            .map(|index| watch.path(index).context("a target without a path"))
+            .collect::<anyhow::Result<Vec<_>>>()?;
+        let shared = Shared {
+            tables: &tables,
+            rules: config.rules.len(),
+            breaker: Breaker::default(),
+            signatures: signatures(plan, &paths).into(),
+            stop: Stop::default(),
+        };
+        let asked = config
+            .targets
+            .iter()
+            .map(|target| target.transmit)
+            .collect();
+        let mut opener = Opener::new(plan, asked, paths.clone());
+        let mut sources = Sources {
+            list: Vec::new(),
+            stop: shared.stop.clone(),
+        };
+        let mut started = Vec::new();
+        for source in &plan.sources {
+            let began = match &source.capture {
+                Capture::Tap { .. } => {
+                    let (tap, began) =
+                        RunningTap::start(source, &shared, &mut opener, &exclusions(plan))
+                            .with_context(|| source.name.clone())?;
+                    sources.list.push(Source::Tap(tap));
+                    began
+                }
+                Capture::Span { .. } => {
+                    let (span, began) = RunningSpan::start(source, &shared, &mut opener)
+                        .with_context(|| source.name.clone())?;
+                    sources.list.push(Source::Span(span));
+                    began
+                }
+            };
+            started.push(began);
+        }
+        let observer = observe(plan, &paths, started, shared.breaker.clone());
+        for (source, observed) in sources.list.iter_mut().zip(&observer.sources) {
+            let mode = match source {
+                Source::Tap(tap) => tap.attach(),
+                Source::Span(span) => span.attach(),
+            }
+            .with_context(|| observed.name.clone())?;
+            if let Ok(mut slot) = observed.mode.lock() {
+                *slot = mode;
+            }
+        }
+        Ok(Mirror {
+            sources: std::mem::take(&mut sources.list),
+            stop: shared.stop.clone(),
+            observer: Arc::new(observer),
+            successors: opener.successors,
+            paths: Some(watch),
+            notes: opener.notes,
+            times_opened: 0,
+            told_refused: false,
+        })
+    }
+
+    /// What can be read of it.
+    #[must_use]
+    pub fn observer(&self) -> Arc<Observer> {
+        self.observer.clone()
+    }
+
+    /// Looks after the mirror: to be called many times a second. Returns what the operator should know.
+    ///
+    /// # Errors
+    /// A worker has ended: a mirror is whole or it ends.
+    pub fn tend(&mut self) -> anyhow::Result<Vec<String>> {
+        let mut news: Vec<String> = Vec::new();
+        for (queue, successor) in self.successors.iter_mut().enumerate() {
+            news.extend(successor.follow(u32::try_from(queue)?));
+        }
+        let opened = self.observer.breaker.times_opened();
+        if opened != self.times_opened {
+            self.times_opened = opened;
+            let seconds = self
+                .observer
+                .breaker
+                .remaining(crate::host::clock::monotonic())
+                .div_ceil(1_000_000_000);
+            news.push(format!(
+                "STOPPED MIRRORING for {seconds} s: our own copies come back to the source, so the mirror would feed \
+                 itself. Take the target's path off the tapped interface, or skip the tunnel's outer flow with a rule"
+            ));
+        }
+        let refused = self
+            .observer
+            .targets
+            .iter()
+            .flat_map(|target| &target.workers)
+            .any(|worker| worker.gso_refused.get() > 0);
+        if refused && !self.told_refused {
+            self.told_refused = true;
+            news.push(
+                "the device refuses UDP_SEGMENT (no checksum offload): copies go out one by one"
+                    .to_owned(),
+            );
+        }
+        let ended = self.sources.iter().any(|source| match source {
+            Source::Tap(tap) => tap.has_ended(),
+            Source::Span(span) => span.has_ended(),
+        });
+        anyhow::ensure!(!ended, "a worker has ended; the mirror stops");
+        Ok(news)
+    }
+
+    /// Detaches, drains, and returns the final balance.
+    ///
+    /// # Errors
+    /// The counters could not be read, a worker ended badly, or a frame did not come home.
+    pub fn stop(mut self) -> anyhow::Result<Status> {
+        end(&mut self.sources, &self.stop)?;
+        let status = self.observer.status()?;
+        if let Some(watch) = self.paths.take() {
+            watch.stop();
+        }
+        for source in &self.sources {
+            let home = match source {
+                Source::Tap(tap) => tap.frames_home(),
+                Source::Span(span) => span.frames_home(),
+            };
+            anyhow::ensure!(home, "a frame of the umem did not come home");
+        }
+        Ok(status)
+    }
+}
+
+impl Drop for Mirror {
+    fn drop(&mut self) {
+        // After `stop` this finds nothing to do.
+        let _ = end(&mut self.sources, &self.stop);
+    }
+}
+
+/// Sources on their way up: whatever fails, they end.
+struct Sources {
+    list: Vec<Source>,
+    stop: Stop,
+}
+
+impl Drop for Sources {
+    fn drop(&mut self) {
+        // Empty once the mirror has taken them over: then there is nobody to stop.
+        if !self.list.is_empty() {
+            let _ = end(&mut self.list, &self.stop);
+        }
+    }
+}
+
+fn end(sources: &mut [Source], stop: &Stop) -> anyhow::Result<()> {
+    for source in sources.iter_mut() {
+        match source {
+            Source::Tap(tap) => tap.detach(),
+            Source::Span(span) => span.detach(),
+        }
+    }
+    // A program that began before the detach may still be copying; it ends within microseconds.
+    std::thread::sleep(Duration::from_millis(20));
+    stop.ask();
+    let mut well = true;
+    for source in sources.iter_mut() {
+        well &= match source {
+            Source::Tap(tap) => tap.join(),
+            Source::Span(span) => span.join(),
+        };
+    }
+    anyhow::ensure!(well, "a worker panicked");
+    Ok(())
+}
+
+fn observe(
+    plan: &Plan,
+    paths: &[Arc<arc_swap::ArcSwap<crate::mirror::path::PathState>>],
+    started: Vec<Started>,
+    breaker: Breaker,
+) -> Observer {
+    let mut targets: Vec<TargetObserver> = plan
+        .targets
+        .iter()
+        .zip(paths)
+        .map(|(target, path)| TargetObserver {
+            url: target.url.clone(),
+            transmit: Vec::new(),
+            path: path.clone(),
+            workers: Vec::new(),
+        })
+        .collect();
+    let mut sources = Vec::new();
+    for began in started {
+        for (counters, words) in began.targets {
+            for ((target, counters), words) in targets.iter_mut().zip(counters).zip(words) {
+                target.workers.push(counters);
+                target.transmit.push(words);
+            }
+        }
+        sources.push(began.observer);
+    }
+    Observer {
+        started: Instant::now(),
+        sources,
+        targets,
+        breaker,
+    }
+}

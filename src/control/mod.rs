@@ -1,0 +1,13 @@
+//! The life of a mirror: plan → load → open → attach → watch → drain. Control plane: may block,
+//! allocate, lock and log; touches no packet.
+
+pub mod doctor;
+pub mod facts;
+mod lock;
+pub mod mirror;
+mod outputs;
+mod paths;
+pub mod server;
+mod span;
+mod tap;
+mod thread;

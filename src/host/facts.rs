@@ -1,0 +1,302 @@
+//! Gathers what the plan has to know of this host into the plain data that it reads.
+//!
+//! Only looks. Missing things are facts too (an interface that does not exist, a name that does not
+//! resolve): only a kernel that does not answer at all is an error. Called by `check`, `run` and
+//! `reload` before the plan is made.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, ToSocketAddrs};
+
+use super::ethtool::{Ethtool, EthtoolError};
+use super::features::{self, KernelFeatures, Probe};
+use super::link::{self, Link};
+use super::netlink::{Netlink, NetlinkError};
+use super::route::{self, RouteQuery};
+use super::walk::{self, Walk};
+use super::{cpu, neighbour, netdev};
+use crate::config::facts::{
+    DeviceStep, HostFacts, InterfaceFacts, KernelFacts, RouteFacts, TargetFacts,
+};
+
+/// Why the facts could not be gathered.
+#[derive(Debug, thiserror::Error)]
+pub enum FactsError {
+    /// The kernel did not answer.
+    #[error(transparent)]
+    Netlink(#[from] NetlinkError),
+    /// No socket for ethtool.
+    #[error(transparent)]
+    Ethtool(#[from] EthtoolError),
+}
+
+/// A target to look the way up for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TargetQuery {
+    /// Host name or address.
+    pub host: String,
+    /// Source address, if the target fixes it.
+    pub source: Option<Ipv4Addr>,
+    /// Device, if the target fixes it.
+    pub device: Option<String>,
+}
+
+/// Gathers the facts: of the interfaces named, of those on the way to the targets, and of those with
+/// a default route. Everything is seen from the network namespace of the calling thread.
+pub fn gather(interfaces: &[String], targets: &[TargetQuery]) -> Result<HostFacts, FactsError> {
+    let mut netlink = Netlink::open()?;
+    let ethtool = Ethtool::open()?;
+    let links = link::all(&mut netlink)?;
+    let host_devices = host_devices(&links, &route::default_devices(&mut netlink)?);
+
+    let mut wanted: BTreeSet<u32> = host_devices.clone();
+    let mut missing = Vec::new();
+    for name in interfaces {
+        match links.values().find(|link| &link.name == name) {
+            Some(link) => drop(wanted.insert(link.index)),
+            None if missing.contains(name) => {}
+            None => missing.push(name.clone()),
+        }
+    }
+    let mut target_facts = Vec::with_capacity(targets.len());
+    for target in targets {
+        let (facts, devices) = target_facts_of(&mut netlink, &links, target)?;
+        wanted.extend(devices);
+        target_facts.push(facts);
+    }
+    let mut facts: Vec<InterfaceFacts> = wanted
+        .iter()
+        .filter_map(|index| links.get(index))
+        .map(|link| interface_facts(&ethtool, link, host_devices.contains(&link.index)))
+        .collect();
+    facts.extend(missing.into_iter().map(|name| InterfaceFacts {
+        name,
+        ..InterfaceFacts::default()
+    }));
+    Ok(HostFacts {
+        interfaces: facts,
+        targets: target_facts,
+        kernel: kernel_facts(&features::probe()),
+        online_cpus: cpu::cpus().online.into_iter().collect(),
+    })
+}
+
+/// Name of the interface with the default route: what `tap:default-route` means.
+pub fn default_interface() -> Result<Option<String>, FactsError> {
+    let mut netlink = Netlink::open()?;
+    let first = route::default_devices(&mut netlink)?.into_iter().next();
+    match first {
+        Some(index) => Ok(Some(link::by_index(&mut netlink, index)?.name)),
+        None => Ok(None),
+    }
+}
+
+/// Devices that carry the host's own traffic: those with a default route, and what they stand on
+/// (the ports of a bond or bridge, the parent of a VLAN).
+fn host_devices(links: &BTreeMap<u32, Link>, defaults: &[u32]) -> BTreeSet<u32> {
+    let mut found = BTreeSet::new();
+    let mut open: Vec<u32> = defaults.to_vec();
+    while let Some(index) = open.pop() {
+        if !found.insert(index) {
+            continue;
+        }
+        let Some(link) = links.get(&index) else {
+            continue;
+        };
+        // A veth's "parent" is its other end, not what it stands on.
+        let paired = matches!(link.kind.as_deref(), Some("veth" | "netkit"));
+        if !paired && !link.parent_elsewhere {
+            open.extend(link.parent);
+        }
+        let ports = links.values().filter(|port| port.master == Some(index));
+        open.extend(ports.map(|port| port.index));
+    }
+    found
+}
+
+fn interface_facts(ethtool: &Ethtool, link: &Link, carries_host_traffic: bool) -> InterfaceFacts {
+    // What a driver does not offer stays at the default: unknown.
+    let channels = ethtool.channels(&link.name).ok();
+    let features = ethtool.features(&link.name).unwrap_or_default();
+    let xdp = netdev::xdp_features(link.index).ok().flatten();
+    InterfaceFacts {
+        name: link.name.clone(),
+        index: link.index,
+        exists: true,
+        up: link.up,
+        mac: link.mac,
+        mtu: link.mtu,
+        kind: link.kind.clone().unwrap_or_default(),
+        driver: ethtool.driver(&link.name).unwrap_or_default(),
+        rx_queues: channels.map_or(link.rx_queues, |c| c.receiving()),
+        tx_queues: channels.map_or(link.tx_queues, |c| c.transmitting()),
+        features: features
+            .into_iter()
+            .map(|(name, feature)| (name, feature.on))
+            .collect(),
+        carries_host_traffic,
+        has_ethernet_header: link.ethernet,
+        loopback: link.loopback,
+        // AF_XDP needs native XDP that can redirect: ixgbevf, for one, cannot.
+        native_xdp: xdp.map(|xdp| xdp.native && xdp.redirect),
+        zero_copy: xdp.map(|xdp| xdp.zero_copy),
+    }
+}
+
+/// Facts of one target, and the devices on the way.
+fn target_facts_of(
+    netlink: &mut Netlink,
+    links: &BTreeMap<u32, Link>,
+    target: &TargetQuery,
+) -> Result<(TargetFacts, Vec<u32>), NetlinkError> {
+    let mut facts = TargetFacts::default();
+    match resolve(&target.host) {
+        Ok(address) => facts.resolved = Some(address),
+        Err(error) => {
+            facts.resolve_error = Some(error);
+            return Ok((facts, Vec::new()));
+        }
+    }
+    let device = match &target.device {
+        None => None,
+        Some(name) => match links.values().find(|link| &link.name == name) {
+            Some(link) => Some(link.index),
+            // No such device: no route. The plan finds the name among the interfaces that do not
+            // exist, or says that there is no route.
+            None => return Ok((facts, Vec::new())),
+        },
+    };
+    let Some(address) = facts.resolved else {
+        return Ok((facts, Vec::new()));
+    };
+    let query = RouteQuery {
+        destination: address.into(),
+        source: target.source.map(IpAddr::V4),
+        device,
+        mark: 0,
+    };
+    let walk = walk::walk(netlink, query)?;
+    let devices = walk.steps.iter().map(|step| step.index).collect();
+    facts.route = route_facts(netlink, links, address, &walk)?;
+    facts.walk = walk
+        .steps
+        .iter()
+        .map(|step| DeviceStep {
+            device: step.name.clone(),
+            kind: links
+                .get(&step.index)
+                .and_then(|link| link.kind.clone())
+                .unwrap_or_default(),
+        })
+        .collect();
+    Ok((facts, devices))
+}
+
+fn route_facts(
+    netlink: &mut Netlink,
+    links: &BTreeMap<u32, Link>,
+    destination: Ipv4Addr,
+    walk: &Walk,
+) -> Result<Option<RouteFacts>, NetlinkError> {
+    let Some(route) = &walk.route else {
+        return Ok(None);
+    };
+    let Some(link) = links.get(&route.device) else {
+        return Ok(None);
+    };
+    let next_hop = route.next_hop(destination.into());
+    let known = neighbour::lookup(netlink, link.index, next_hop)?;
+    Ok(Some(RouteFacts {
+        ifindex: link.index,
+        device: link.name.clone(),
+        gateway: route.gateway.and_then(ipv4),
+        prefsrc: route.source.and_then(ipv4),
+        mtu: route.mtu.map_or(link.mtu, |mtu| mtu.min(link.mtu)),
+        neighbour: known
+            .filter(neighbour::Neighbour::usable)
+            .and_then(|known| known.mac),
+    }))
+}
+
+fn ipv4(address: IpAddr) -> Option<Ipv4Addr> {
+    match address {
+        IpAddr::V4(address) => Some(address),
+        IpAddr::V6(_) => None,
+    }
+}
+
+/// The first IPv4 address of a host name.
+fn resolve(host: &str) -> Result<Ipv4Addr, String> {
+    if let Ok(address) = host.parse() {
+        return Ok(address);
+    }
+    let mut addresses = (host, 0)
+        .to_socket_addrs()
+        .map_err(|error| format!("{host}: {error}"))?;
+    addresses
+        .find_map(|address| ipv4(address.ip()))
+        .ok_or_else(|| format!("{host}: no IPv4 address"))
+}
+
+/// Where the kernel did not let us try, the facts say what it most likely can: `check` is useful
+/// without privileges, and `run` without them fails by name in any case.
+fn kernel_facts(features: &KernelFeatures) -> KernelFacts {
+    let likely = |probe: Probe| matches!(probe, Probe::Yes | Probe::Denied);
+    KernelFacts {
+        release: features.release.clone(),
+        tcx: features.tcx.yes() || (features.tcx == Probe::Denied && features.tcx_in_btf),
+        btf: features.btf,
+        cast_to_kern_ctx: features.cast_to_kern_ctx,
+        xdp: likely(features.xdp_program),
+        // The family refuses by EPERM only if it exists.
+        af_xdp: likely(features.af_xdp),
+        udp_segment: features.udp_segment.yes(),
+        prefer_busy_poll: features.prefer_busy_poll.yes(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_does_not_exist_is_a_fact() {
+        let facts = gather(
+            &["xtee-none".into(), "lo".into(), "xtee-none".into()],
+            &[TargetQuery {
+                host: "127.0.0.1".into(),
+                ..TargetQuery::default()
+            }],
+        )
+        .unwrap();
+        let missing: Vec<_> = facts.interfaces.iter().filter(|i| !i.exists).collect();
+        assert_eq!(missing.len(), 1);
+        assert_eq!(missing[0].name, "xtee-none");
+        let lo = facts.interface("lo").unwrap();
+        assert!(lo.loopback && lo.has_ethernet_header && lo.exists);
+        assert_eq!(facts.targets[0].resolved, Some(Ipv4Addr::LOCALHOST));
+        assert!(!facts.online_cpus.is_empty());
+    }
+
+    #[test]
+    fn names_that_do_not_resolve_say_so() {
+        let error = resolve("xtee.invalid").unwrap_err();
+        assert!(error.contains("xtee.invalid"), "{error}");
+        assert_eq!(resolve("203.0.113.2"), Ok(Ipv4Addr::new(203, 0, 113, 2)));
+        assert!(resolve("2001:db8::1").unwrap_err().contains("no IPv4"));
+    }
+
+    #[test]
+    fn denied_is_taken_as_likely() {
+        let mut features = KernelFeatures {
+            tcx: Probe::Denied,
+            af_xdp: Probe::Denied,
+            ..KernelFeatures::default()
+        };
+        assert!(!kernel_facts(&features).tcx);
+        assert!(kernel_facts(&features).af_xdp);
+        features.tcx_in_btf = true;
+        assert!(kernel_facts(&features).tcx);
+        features.tcx = Probe::No;
+        assert!(!kernel_facts(&features).tcx);
+    }
+}

@@ -1,0 +1,27 @@
+//! What the machine has: interfaces, queues, offloads, routes, neighbours, CPUs, privileges, and
+//! what its kernel can do.
+//!
+//! Control plane: everything here may block, allocate and fail. It only looks, with two exceptions
+//! that are marked where they are: `neighbour` asks the kernel to resolve a next hop, and `cpu` pins
+//! the calling thread. No worker may call it; the layering test checks that the data plane does not
+//! import it. `unsafe` is allowed here for the system calls that std does not offer.
+
+mod bpf_syscall;
+pub mod clock;
+pub mod cpu;
+pub mod ethtool;
+pub mod facts;
+pub mod features;
+pub mod hooks;
+pub mod limits;
+pub mod link;
+pub mod neighbour;
+pub mod netdev;
+pub mod netlink;
+pub mod privilege;
+pub mod route;
+mod sys;
+#[cfg(test)]
+mod tests;
+pub mod walk;
+pub mod watch;

@@ -1,0 +1,101 @@
+//! The few system calls that the rest of `host` needs and that std does not offer: poll, eventfd,
+//! setns-free thread namespaces, uname, resource limits.
+//!
+//! Must not decide anything: each function is one call with its errors turned into `io::Error`.
+//! Called by the other files of `host`, on control threads only.
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::time::Duration;
+
+/// Turns the return value of a system call into a result.
+pub(super) fn check(value: libc::c_long) -> io::Result<libc::c_long> {
+    if value < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(value)
+    }
+}
+
+/// Takes ownership of a descriptor that a system call has just returned.
+pub(super) fn own(descriptor: libc::c_long) -> OwnedFd {
+    // SAFETY: only called with a value that the kernel returned as a new descriptor and that nobody
+    // else holds.
+    unsafe { OwnedFd::from_raw_fd(descriptor as RawFd) }
+}
+
+/// Waits until one of `descriptors` is readable or in error; returns which are, by position.
+/// An interrupted wait counts as "none". `None` as the timeout waits for ever.
+pub(super) fn wait_readable<const N: usize>(
+    descriptors: [BorrowedFd<'_>; N],
+    timeout: Option<Duration>,
+) -> io::Result<[bool; N]> {
+    let mut entries = descriptors.map(|descriptor| libc::pollfd {
+        fd: descriptor.as_raw_fd(),
+        events: libc::POLLIN,
+        revents: 0,
+    });
+    // Round up: a wait of 0.4 ms must not become a busy loop.
+    let milliseconds = match timeout {
+        None => -1,
+        Some(time) => time.as_micros().div_ceil(1000).min(i32::MAX as u128) as libc::c_int,
+    };
+    // SAFETY: the pointer and the length describe `entries`, which outlives the call.
+    let result = unsafe { libc::poll(entries.as_mut_ptr(), N as libc::nfds_t, milliseconds) };
+    match check(result as libc::c_long) {
+        Ok(_) => Ok(entries.map(|entry| entry.revents != 0)),
+        Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok([false; N]),
+        Err(error) => Err(error),
+    }
+}
+
+/// A descriptor that one thread signals and another waits on.
+pub(super) struct Signal(std::fs::File);
+
+impl Signal {
+    pub(super) fn new() -> io::Result<Self> {
+        // SAFETY: eventfd takes two integers and touches no memory of ours.
+        let descriptor = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) };
+        Ok(Self(own(check(descriptor as libc::c_long)?).into()))
+    }
+
+    /// Wakes whoever waits. A second signal before the first is seen is absorbed.
+    pub(super) fn raise(&self) {
+        use std::io::Write as _;
+        // The write fails only when the counter is full, and then the waiter is awake anyway.
+        let _ = (&self.0).write_all(&1u64.to_ne_bytes());
+    }
+}
+
+impl std::os::fd::AsFd for Signal {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        std::os::fd::AsFd::as_fd(&self.0)
+    }
+}
+
+/// Moves the calling thread, and only it, into a new and empty network namespace, which goes away
+/// with the thread (and with the descriptors opened in it). Needs CAP_SYS_ADMIN.
+pub(super) fn enter_new_network_namespace() -> io::Result<()> {
+    // SAFETY: unshare takes a flag word; CLONE_NEWNET changes the calling thread's namespace only.
+    let result = unsafe { libc::unshare(libc::CLONE_NEWNET) };
+    check(result as libc::c_long).map(drop)
+}
+
+/// Kernel release string, as `uname -r` shows it.
+pub(super) fn kernel_release() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/osrelease")
+        .map(|text| text.trim().to_owned())
+        .unwrap_or_else(|_| "unknown".to_owned())
+}
+
+/// Soft RLIMIT_MEMLOCK in bytes; `None` when there is no limit.
+pub(super) fn memlock_limit() -> io::Result<Option<u64>> {
+    let mut limit = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    // SAFETY: `limit` is a valid rlimit that the call fills in.
+    let result = unsafe { libc::getrlimit(libc::RLIMIT_MEMLOCK, &mut limit) };
+    check(result as libc::c_long)?;
+    Ok((limit.rlim_cur != libc::RLIM_INFINITY).then_some(limit.rlim_cur))
+}

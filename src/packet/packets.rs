@@ -1,0 +1,150 @@
+//! The batch of packets that [`cut`](super::cut) fills and a transmitter empties.
+//!
+//! Memory is allocated once, at construction, and never grows: whoever fills it asks for room first
+//! and flushes when there is none. Called by the worker (construct, clear, read) and by `segment`.
+
+/// Packets that a default [`Packets`] holds.
+pub const DEFAULT_PACKETS: usize = 2048;
+
+/// Most bytes of rebuilt headers that a packet may have: more than a tunnel's with all options.
+pub(super) const MAX_HEAD: usize = 512;
+
+/// Arena bytes of a default [`Packets`]: 1100 packets (64 KiB in pieces of 60 bytes) with the longest
+/// headers.
+pub const DEFAULT_ARENA_BYTES: usize = 1100 * MAX_HEAD;
+
+/// One packet as it is on the wire: `head` bytes from the arena, then `tail` bytes of the frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PacketRef {
+    /// Index in the batch of the frame that the packet was cut from.
+    pub frame: u32,
+    /// Start and length, in bytes, of the rebuilt front in the arena. May be empty.
+    pub head: (u32, u16),
+    /// Start and length, in bytes, of the rest in the captured frame. May be empty.
+    pub tail: (u32, u32),
+    /// The frame's flow hash.
+    pub flow_hash: u32,
+}
+
+impl PacketRef {
+    /// Length of the packet in bytes.
+    pub fn length(&self) -> usize {
+        usize::from(self.head.1) + self.tail.1 as usize
+    }
+
+    /// The part of `frame` that follows the head. Empty if `frame` is not the one that was cut.
+    pub fn tail_bytes<'f>(&self, frame: &'f [u8]) -> &'f [u8] {
+        let start = self.tail.0 as usize;
+        frame
+            .get(start..start + self.tail.1 as usize)
+            .unwrap_or(&[])
+    }
+}
+
+/// A bounded batch of packets with the bytes that differ from the captured frames.
+#[derive(Debug)]
+pub struct Packets {
+    arena: Box<[u8]>,
+    used: usize,
+    refs: Vec<PacketRef>,
+    limit: usize,
+}
+
+impl Packets {
+    /// Room for `packets` packets and `arena_bytes` bytes of rebuilt headers (at most 4 GiB).
+    pub fn new(packets: usize, arena_bytes: usize) -> Self {
+        let arena_bytes = arena_bytes.min(u32::MAX as usize);
+        Self {
+            arena: vec![0; arena_bytes].into_boxed_slice(),
+            used: 0,
+            refs: Vec::with_capacity(packets),
+            limit: packets,
+        }
+    }
+
+    /// Forgets all packets; keeps the memory.
+    pub fn clear(&mut self) {
+        self.refs.clear();
+        self.used = 0;
+    }
+
+    /// The packets, in the order in which they were cut.
+    pub fn refs(&self) -> &[PacketRef] {
+        &self.refs
+    }
+
+    /// How many packets there are.
+    pub fn len(&self) -> usize {
+        self.refs.len()
+    }
+
+    /// Whether there is no packet.
+    pub fn is_empty(&self) -> bool {
+        self.refs.is_empty()
+    }
+
+    /// How many more packets fit, as far as their number goes.
+    pub fn remaining(&self) -> usize {
+        self.limit - self.refs.len()
+    }
+
+    /// How many arena bytes are free.
+    pub fn remaining_bytes(&self) -> usize {
+        self.arena.len() - self.used
+    }
+
+    /// The rebuilt front of `packet`. Empty if `packet` is not of this batch.
+    pub fn head_bytes(&self, packet: &PacketRef) -> &[u8] {
+        let start = packet.head.0 as usize;
+        self.arena
+            .get(start..start + usize::from(packet.head.1))
+            .unwrap_or(&[])
+    }
+
+    /// Writes the whole packet to the front of `out` and returns its length; `None`, with nothing
+    /// written, if `out` is too short.
+    pub fn write(&self, packet: &PacketRef, frame: &[u8], out: &mut [u8]) -> Option<usize> {
+        let head = self.head_bytes(packet);
+        let tail = packet.tail_bytes(frame);
+        let out = out.get_mut(..head.len() + tail.len())?;
+        out[..head.len()].copy_from_slice(head);
+        out[head.len()..].copy_from_slice(tail);
+        Some(out.len())
+    }
+
+    /// Whether `packets` packets with `bytes` head bytes together fit now.
+    pub(super) fn has_room(&self, packets: usize, bytes: usize) -> bool {
+        packets <= self.remaining() && bytes <= self.remaining_bytes()
+    }
+
+    /// Appends a packet and returns its head to be filled in; `None` if there is no room.
+    ///
+    /// The head holds what an earlier batch left there: the caller writes all of it.
+    pub(super) fn push(
+        &mut self,
+        frame: u32,
+        head_length: usize,
+        tail: (u32, u32),
+        flow_hash: u32,
+    ) -> Option<&mut [u8]> {
+        let length = u16::try_from(head_length).ok()?;
+        if !self.has_room(1, head_length) {
+            return None;
+        }
+        let start = self.used;
+        self.used += head_length;
+        self.refs.push(PacketRef {
+            frame,
+            head: (start as u32, length),
+            tail,
+            flow_hash,
+        });
+        self.arena.get_mut(start..start + head_length)
+    }
+}
+
+impl Default for Packets {
+    fn default() -> Self {
+        Self::new(DEFAULT_PACKETS, DEFAULT_ARENA_BYTES)
+    }
+}

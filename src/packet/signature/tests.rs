@@ -1,0 +1,193 @@
+//! Our copies behind any header are found; everything else is not.
+
+use proptest::prelude::*;
+
+use super::super::encap::{OuterAddresses, OuterFields, OuterTemplate};
+use super::super::testing::{any_spec, ethernet};
+use super::*;
+
+const US: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
+const COLLECTOR: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 2);
+
+fn flow(tunnel: Tunnel) -> OwnFlow {
+    OwnFlow {
+        source: US,
+        destination: COLLECTOR,
+        tunnel,
+        source_ports: 61000..=61063,
+    }
+}
+
+fn vxlan() -> Tunnel {
+    Tunnel::Vxlan { vni: 7, port: 4789 }
+}
+
+fn gre() -> Tunnel {
+    Tunnel::Gre {
+        key: Some(9),
+        sequence: true,
+    }
+}
+
+/// One of our copies as an IP packet.
+fn copy(tunnel: Tunnel, source_port: u16) -> Vec<u8> {
+    let template = OuterTemplate::new(
+        &OuterAddresses {
+            source_mac: [2; 6],
+            destination_mac: [4; 6],
+            source: US,
+            destination: COLLECTOR,
+            ttl: 64,
+            tos: 0,
+        },
+        tunnel,
+    );
+    let fields = OuterFields {
+        source_port,
+        ..OuterFields::default()
+    };
+    let mut frame = vec![0; template.overhead()];
+    template.write(&mut frame, 60, &fields).unwrap();
+    frame.extend([0x11; 60]);
+    frame.split_off(14)
+}
+
+fn ipv4(protocol: u8, payload: &[u8]) -> Vec<u8> {
+    let mut packet = vec![0x45, 0, 0, 0, 0, 1, 0, 0, 64, protocol, 0, 0];
+    packet[2..4].copy_from_slice(&(20 + payload.len() as u16).to_be_bytes());
+    packet.extend([192, 0, 2, 1, 192, 0, 2, 2]);
+    packet.extend(payload);
+    packet
+}
+
+/// A relay's UDP packet with `relay` bytes before the copy.
+fn relayed(relay: usize, copy: &[u8]) -> Vec<u8> {
+    let payload = [&vec![0x5a; relay], copy].concat();
+    let mut datagram = vec![0x12, 0x34, 0x56, 0x78];
+    datagram.extend((8 + payload.len() as u16).to_be_bytes());
+    datagram.extend([0, 0]);
+    datagram.extend(payload);
+    ethernet(&[], 0x0800, &ipv4(17, &datagram))
+}
+
+#[test]
+fn found_behind_any_relay_header() {
+    for tunnel in [vxlan(), gre()] {
+        let flows = [flow(gre()), flow(vxlan())];
+        let copy = copy(tunnel, 61005);
+        // 14 Ethernet, 20 IPv4, 8 UDP: the copy must begin before byte 192.
+        for relay in 0..150 {
+            assert!(holds_own_copy(&relayed(relay, &copy), &flows), "{relay}");
+        }
+        assert!(!holds_own_copy(&relayed(150, &copy), &flows));
+    }
+}
+
+#[test]
+fn found_behind_ip_headers_of_every_kind() {
+    let flows = [flow(vxlan())];
+    let copy = copy(vxlan(), 61000);
+    let in_ipv4 = ethernet(&[(0x8100, 3)], 0x0800, &ipv4(4, &copy));
+    assert!(holds_own_copy(&in_ipv4, &flows));
+    let mut ipv6 = vec![0x60, 0, 0, 0, 0, copy.len() as u8, 4, 64];
+    ipv6.extend([0x20; 32]);
+    ipv6.extend(&copy);
+    assert!(holds_own_copy(&ethernet(&[], 0x86dd, &ipv6), &flows));
+    // PPPoE is not IP; its payload is.
+    let pppoe = [&[0x11, 0, 0, 1, 0, 200, 0, 0x21], copy.as_slice()].concat();
+    assert!(holds_own_copy(&ethernet(&[], 0x8864, &pppoe), &flows));
+}
+
+#[test]
+fn the_outermost_header_is_the_loop_guards() {
+    let frame = ethernet(&[], 0x0800, &copy(vxlan(), 61000));
+    assert!(!holds_own_copy(&frame, &[flow(vxlan())]));
+}
+
+#[test]
+fn other_traffic_between_the_same_hosts_is_not_ours() {
+    let flows = [flow(vxlan())];
+    let ours = copy(vxlan(), 61063);
+    assert!(holds_own_copy(&relayed(4, &ours), &flows));
+    assert!(!holds_own_copy(&relayed(4, &copy(vxlan(), 61064)), &flows));
+    assert!(!holds_own_copy(&relayed(4, &copy(gre(), 0)), &flows));
+    let changed = |at: usize, value| {
+        let mut copy = ours.clone();
+        copy[at] = value;
+        holds_own_copy(&relayed(4, &copy), &flows)
+    };
+    assert!(!changed(9, 6), "protocol");
+    assert!(!changed(0, 0x65), "version");
+    assert!(!changed(12, 1), "source");
+    assert!(!changed(16, 1), "destination");
+    assert!(!changed(22, 0), "destination port");
+    assert!(!changed(28, 0), "VXLAN flags");
+    assert!(!changed(34, 8), "VNI");
+
+    let other_key = Tunnel::Gre {
+        key: Some(8),
+        sequence: true,
+    };
+    assert!(!holds_own_copy(
+        &relayed(4, &copy(gre(), 0)),
+        &[flow(other_key)]
+    ));
+    assert!(!holds_own_copy(&relayed(4, &ours), &[]));
+}
+
+#[test]
+fn the_addresses_may_stand_there_twice() {
+    let decoy = [US.octets(), COLLECTOR.octets()].concat();
+    let bytes = [decoy.as_slice(), &decoy, &copy(vxlan(), 61000)].concat();
+    assert!(holds_own_copy(&relayed(12, &bytes), &[flow(vxlan())]));
+}
+
+fn quotation(kind: u8) -> Vec<u8> {
+    let mut error = vec![kind, 3, 0, 0, 0, 0, 0, 0];
+    error.extend(&copy(vxlan(), 61000)[..48]);
+    error
+}
+
+#[test]
+fn an_error_that_quotes_us_is_not_a_copy() {
+    let flows = [flow(vxlan())];
+    for kind in [3, 4, 5, 11, 12] {
+        let frame = ethernet(&[], 0x0800, &ipv4(1, &quotation(kind)));
+        assert!(!holds_own_copy(&frame, &flows), "{kind}");
+    }
+    // An echo with our copy in it quotes nobody: something sends our copies around.
+    let echo = ethernet(&[], 0x0800, &ipv4(1, &quotation(8)));
+    assert!(holds_own_copy(&echo, &flows));
+
+    let mut ipv6 = vec![0x60, 0, 0, 0, 0, 56, 58, 64];
+    ipv6.extend([0x20; 32]);
+    ipv6.extend(quotation(1));
+    assert!(!holds_own_copy(&ethernet(&[], 0x86dd, &ipv6), &flows));
+}
+
+/// The sensor's answer comes back through the same tunnel as the copies go.
+#[test]
+fn a_tunnelled_error_that_quotes_us_is_not_a_copy() {
+    let mut answer = ipv4(1, &quotation(3));
+    answer[12..16].copy_from_slice(&COLLECTOR.octets());
+    answer[16..20].copy_from_slice(&US.octets());
+    assert!(!holds_own_copy(&relayed(4, &answer), &[flow(vxlan())]));
+}
+
+proptest! {
+    #[test]
+    fn any_bytes_do_no_harm(
+        spec in any_spec(100),
+        keep: prop::sample::Index,
+        place: prop::sample::Index,
+    ) {
+        let mut frame = spec.build().bytes;
+        let flows = [flow(vxlan()), flow(gre())];
+        prop_assert!(!holds_own_copy(&frame, &flows));
+        let at = place.index(frame.len());
+        let bytes = copy(vxlan(), 61000);
+        frame.splice(at..at, bytes);
+        frame.truncate(keep.index(frame.len() + 1));
+        let _ = holds_own_copy(&frame, &flows);
+    }
+}

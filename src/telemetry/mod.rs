@@ -1,0 +1,6 @@
+//! Reading what programs and workers counted: one view for `xtee status` and for the final balance.
+//!
+//! Control plane. Only reads; nothing here slows a worker.
+
+pub mod observer;
+pub mod status;

@@ -1,0 +1,188 @@
+//! What can be read of a running mirror, shared by the status server and the main thread.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+use arc_swap::ArcSwap;
+use libbpf_rs::MapHandle;
+
+use super::status::{
+    add_drop, nothing_dropped, BreakerStatus, SourceStatus, Status, TargetStatus, WorkerStatus,
+};
+use crate::bpf;
+use crate::mirror::path::PathState;
+use crate::reason::Reason;
+use crate::worker::breaker::Breaker;
+use crate::worker::counters::{SourceCounters, TargetCounters};
+use crate::xsk::Statistics;
+
+/// One source's counters.
+#[derive(Debug)]
+pub struct SourceObserver {
+    /// `tap:eth0`.
+    pub name: String,
+    /// `tap` or `span`.
+    pub kind: &'static str,
+    /// How it captures; known once it is attached.
+    pub mode: Mutex<String>,
+    /// The program's counters.
+    pub program: MapHandle,
+    /// Number of rules in force.
+    pub rules: usize,
+    /// Each worker's CPU and counters.
+    pub workers: Vec<(Option<usize>, Arc<SourceCounters>)>,
+    /// A span's sockets: what a full one dropped is counted there.
+    pub sockets: Vec<OwnedFd>,
+}
+
+/// One target's counters.
+#[derive(Debug)]
+pub struct TargetObserver {
+    /// The target's URL.
+    pub url: String,
+    /// Who sends, by worker; the same text where all have the same.
+    pub transmit: Vec<String>,
+    /// Its path.
+    pub path: Arc<ArcSwap<PathState>>,
+    /// Each worker's counters.
+    pub workers: Vec<Arc<TargetCounters>>,
+}
+
+/// Everything that can be read of a mirror.
+#[derive(Debug)]
+pub struct Observer {
+    /// When it started.
+    pub started: Instant,
+    /// Its sources.
+    pub sources: Vec<SourceObserver>,
+    /// Its targets.
+    pub targets: Vec<TargetObserver>,
+    /// Its breaker.
+    pub breaker: Breaker,
+}
+
+impl Observer {
+    /// All counters, now.
+    ///
+    /// # Errors
+    /// A program's counters could not be read.
+    pub fn status(&self) -> Result<Status, bpf::Error> {
+        let now = crate::host::clock::monotonic();
+        Ok(Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            uptime_seconds: self.started.elapsed().as_secs(),
+            sources: self
+                .sources
+                .iter()
+                .map(SourceObserver::status)
+                .collect::<Result<_, _>>()?,
+            targets: self.targets.iter().map(TargetObserver::status).collect(),
+            breaker: BreakerStatus {
+                open: self.breaker.is_open(now),
+                times_opened: self.breaker.times_opened(),
+                remaining_seconds: self.breaker.remaining(now).div_ceil(1_000_000_000),
+            },
+        })
+    }
+}
+
+impl SourceObserver {
+    fn status(&self) -> Result<SourceStatus, bpf::Error> {
+        let program = bpf::counters::read(&self.program)?;
+        let mut dropped = nothing_dropped();
+        for reason in Reason::ALL {
+            let workers: u64 = self
+                .workers
+                .iter()
+                .map(|(_, worker)| worker.dropped.get(reason))
+                .sum();
+            add_drop(
+                &mut dropped,
+                reason,
+                program.dropped[reason as usize] + workers,
+            );
+        }
+        for socket in &self.sockets {
+            // rx_dropped and rx_ring_full exclude each other; fill_ring_empty is in rx_dropped already.
+            let full = Statistics::of(socket.as_fd())
+                .map_or(0, |counted| counted.rx_dropped + counted.rx_ring_full);
+            add_drop(&mut dropped, Reason::Ring, full);
+        }
+        let sum = |count: fn(&SourceCounters) -> u64| -> u64 {
+            self.workers.iter().map(|(_, worker)| count(worker)).sum()
+        };
+        let more = sum(|worker| worker.recounted_more.get());
+        let fewer = sum(|worker| worker.recounted_fewer.get());
+        let corrected = |packets: u64| (packets + more).saturating_sub(fewer);
+        Ok(SourceStatus {
+            name: self.name.clone(),
+            kind: self.kind.to_owned(),
+            mode: self
+                .mode
+                .lock()
+                .map_or_else(|_| String::new(), |mode| mode.clone()),
+            seen: corrected(program.seen),
+            unmatched: program.unmatched,
+            matched: corrected(program.matched),
+            captured: sum(|worker| worker.captured.get()),
+            dropped,
+            own_copies: program.own_copies,
+            own_signatures: sum(|worker| worker.own_signatures.get()),
+            unknown_fragments: program.unknown_fragments,
+            rules: program.rules.iter().take(self.rules).copied().collect(),
+            default_action: program.rules.last().copied().unwrap_or(0),
+            workers: self
+                .workers
+                .iter()
+                .map(|(cpu, worker)| WorkerStatus {
+                    cpu: *cpu,
+                    frames: worker.frames.get(),
+                    sleeps: worker.sleeps.get(),
+                    handed_over: worker.handed_over.get(),
+                })
+                .collect(),
+        })
+    }
+}
+
+impl TargetObserver {
+    fn status(&self) -> TargetStatus {
+        let sum = |count: fn(&TargetCounters) -> u64| -> u64 {
+            self.workers.iter().map(|worker| count(worker)).sum()
+        };
+        let mut dropped = nothing_dropped();
+        for reason in Reason::ALL {
+            let packets = self
+                .workers
+                .iter()
+                .map(|worker| worker.dropped.get(reason))
+                .sum();
+            add_drop(&mut dropped, reason, packets);
+        }
+        let path = self.path.load();
+        let mut transmit = self.transmit.clone();
+        transmit.dedup();
+        let runs = sum(|worker| worker.runs.get());
+        TargetStatus {
+            url: self.url.clone(),
+            transmit: transmit.join(", "),
+            offered: sum(|worker| worker.offered.get()),
+            sent_packets: sum(|worker| worker.sent_packets.get()),
+            sent_bytes: sum(|worker| worker.sent_bytes.get()),
+            dropped,
+            in_flight: sum(|worker| worker.in_flight.get()),
+            healthy: path.problem.is_none(),
+            path: match path.problem {
+                Some(problem) => problem.describe().to_owned(),
+                None => format!("by {} from {}", path.device, path.source_ip),
+            },
+            path_mtu: path.mtu,
+            mean_run_hundredths: (sum(|worker| worker.run_packets.get()) * 100)
+                .checked_div(runs)
+                .unwrap_or(0),
+            calls: sum(|worker| worker.calls.get()),
+        }
+    }
+}

@@ -1,0 +1,224 @@
+//! Opening the sockets that send: what needs privileges or may fail. Called by control, before a
+//! worker starts; the worker gets descriptors.
+
+use std::io;
+use std::net::Ipv4Addr;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+/// How a socket shall send.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    /// Outer source address; `None`: the route's.
+    pub source: Option<Ipv4Addr>,
+    /// Outer destination address.
+    pub destination: Ipv4Addr,
+    /// Outer UDP destination port.
+    pub port: u16,
+    /// Device that the copies have to leave by.
+    pub device: Option<String>,
+}
+
+/// Bytes of a socket's send buffer: a few super-packets.
+const SEND_BUFFER: libc::c_int = 8 << 20;
+
+/// A UDP socket for each of `ports` source ports from `first_port` on, connected to the target.
+///
+/// # Errors
+/// What the kernel said, with what was tried.
+pub fn udp(endpoint: &Endpoint, first_port: u16, ports: u16) -> io::Result<Vec<OwnedFd>> {
+    (0..ports)
+        .map(|number| udp_one(endpoint, first_port + number))
+        .collect()
+}
+
+fn udp_one(endpoint: &Endpoint, source_port: u16) -> io::Result<OwnedFd> {
+    let socket = socket(libc::SOCK_DGRAM, libc::IPPROTO_UDP)?;
+    // Each worker has a socket on each source port, and so has a second xtee of this host.
+    set(&socket, libc::SOL_SOCKET, libc::SO_REUSEPORT, 1)?;
+    prepare(&socket, endpoint)?;
+    bind(
+        &socket,
+        endpoint.source.unwrap_or(Ipv4Addr::UNSPECIFIED),
+        source_port,
+    )
+    .map_err(|error| {
+        io::Error::new(
+            error.kind(),
+            format!("bind to UDP port {source_port}: {error}"),
+        )
+    })?;
+    connect(&socket, endpoint.destination, endpoint.port)?;
+    Ok(socket)
+}
+
+/// A raw GRE socket, connected to the target. Needs CAP_NET_RAW.
+///
+/// # Errors
+/// What the kernel said, with what was tried.
+pub fn raw_gre(endpoint: &Endpoint) -> io::Result<OwnedFd> {
+    let socket = socket(libc::SOCK_RAW, libc::IPPROTO_GRE)?;
+    prepare(&socket, endpoint)?;
+    if let Some(source) = endpoint.source {
+        bind(&socket, source, 0)?;
+    }
+    connect(&socket, endpoint.destination, 0)?;
+    Ok(socket)
+}
+
+fn prepare(socket: &OwnedFd, endpoint: &Endpoint) -> io::Result<()> {
+    // Without IP_RECVERR the kernel hides that its queue or device refused a datagram (udp_send_skb).
+    set(socket, libc::IPPROTO_IP, libc::IP_RECVERR, 1)?;
+    // DF: a copy that does not fit is told by EMSGSIZE, never fragmented behind our back.
+    set(
+        socket,
+        libc::IPPROTO_IP,
+        libc::IP_MTU_DISCOVER,
+        libc::IP_PMTUDISC_DO,
+    )?;
+    if set(socket, libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, SEND_BUFFER).is_err() {
+        set(socket, libc::SOL_SOCKET, libc::SO_SNDBUF, SEND_BUFFER)?;
+    }
+    refuse_input(socket)?;
+    if let Some(device) = &endpoint.device {
+        bind_device(socket, device).map_err(|error| {
+            io::Error::new(error.kind(), format!("bind to device {device}: {error}"))
+        })?;
+    }
+    Ok(())
+}
+
+fn socket(kind: libc::c_int, protocol: libc::c_int) -> io::Result<OwnedFd> {
+    // SAFETY: socket takes integers only.
+    let raw = unsafe {
+        libc::socket(
+            libc::AF_INET,
+            kind | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK,
+            protocol,
+        )
+    };
+    if raw < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: a new descriptor that nobody else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(raw) })
+}
+
+fn set(
+    socket: &OwnedFd,
+    level: libc::c_int,
+    name: libc::c_int,
+    value: libc::c_int,
+) -> io::Result<()> {
+    // SAFETY: the option is an int that outlives the call.
+    check(unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            level,
+            name,
+            std::ptr::from_ref(&value).cast(),
+            std::mem::size_of::<libc::c_int>() as libc::socklen_t,
+        )
+    })
+}
+
+/// We only send; whatever comes back is dropped by a filter instead of filling the receive buffer.
+fn refuse_input(socket: &OwnedFd) -> io::Result<()> {
+    // BPF_RET | BPF_K, 0: accept no byte.
+    let mut refuse = libc::sock_filter {
+        code: 0x06,
+        jt: 0,
+        jf: 0,
+        k: 0,
+    };
+    let program = libc::sock_fprog {
+        len: 1,
+        filter: &mut refuse,
+    };
+    // SAFETY: the program and its one instruction outlive the call; the kernel copies them.
+    check(unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_ATTACH_FILTER,
+            std::ptr::from_ref(&program).cast(),
+            std::mem::size_of::<libc::sock_fprog>() as libc::socklen_t,
+        )
+    })
+}
+
+fn bind_device(socket: &OwnedFd, device: &str) -> io::Result<()> {
+    // SAFETY: the name's bytes outlive the call; the kernel is told their number.
+    check(unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_BINDTODEVICE,
+            device.as_ptr().cast(),
+            device.len() as libc::socklen_t,
+        )
+    })
+}
+
+fn address(ip: Ipv4Addr, port: u16) -> libc::sockaddr_in {
+    libc::sockaddr_in {
+        sin_family: libc::AF_INET as libc::sa_family_t,
+        sin_port: port.to_be(),
+        sin_addr: libc::in_addr {
+            s_addr: u32::from(ip).to_be(),
+        },
+        sin_zero: [0; 8],
+    }
+}
+
+fn bind(socket: &OwnedFd, ip: Ipv4Addr, port: u16) -> io::Result<()> {
+    let address = address(ip, port);
+    let length = std::mem::size_of_val(&address) as libc::socklen_t;
+    // SAFETY: an initialised address and its length.
+    check(unsafe {
+        libc::bind(
+            socket.as_raw_fd(),
+            std::ptr::from_ref(&address).cast(),
+            length,
+        )
+    })
+}
+
+fn connect(socket: &OwnedFd, ip: Ipv4Addr, port: u16) -> io::Result<()> {
+    let address = address(ip, port);
+    let length = std::mem::size_of_val(&address) as libc::socklen_t;
+    // SAFETY: an initialised address and its length.
+    check(unsafe {
+        libc::connect(
+            socket.as_raw_fd(),
+            std::ptr::from_ref(&address).cast(),
+            length,
+        )
+    })
+    .map_err(|error| io::Error::new(error.kind(), format!("connect to {ip}: {error}")))
+}
+
+fn check(result: libc::c_int) -> io::Result<()> {
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+/// Takes pending errors off a socket's error queue (a few: more will be reported again).
+pub(super) fn clear_errors(socket: BorrowedFd<'_>) {
+    let mut byte = [0u8; 1];
+    for _ in 0..8 {
+        // SAFETY: a buffer of the given length that outlives the call.
+        let received = unsafe {
+            libc::recv(
+                socket.as_raw_fd(),
+                byte.as_mut_ptr().cast(),
+                byte.len(),
+                libc::MSG_ERRQUEUE | libc::MSG_DONTWAIT,
+            )
+        };
+        if received < 0 {
+            break;
+        }
+    }
+}

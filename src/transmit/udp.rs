@@ -1,0 +1,239 @@
+//! Copies by UDP sockets, one a source port; runs of equal copies leave as one super-packet.
+//!
+//! The kernel routes, so this follows its routes, neighbours and policy rules. A flow keeps its port,
+//! so grouping a batch by port keeps the order within a flow and makes the runs longer.
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use super::batch::{Batch, Sent};
+use super::{path_reason, send_reason};
+use crate::mirror::path::PathState;
+use crate::packet::encap::vxlan;
+use crate::packet::{PacketRef, Packets};
+use crate::reason::Reason;
+use crate::source::Frames;
+use crate::worker::counters::TargetCounters;
+
+/// Segments of one super-packet: `UDP_MAX_SEGMENTS` is 64 before kernel 6.11, 128 from then on.
+const MAX_SEGMENTS: u32 = 64;
+/// Largest UDP payload of one send: 65535 less the IPv4 and UDP headers.
+const MAX_PAYLOAD: usize = 65535 - 20 - 8;
+/// Outer IPv4, UDP and VXLAN headers.
+const IP_OVERHEAD: usize = 20 + 8 + vxlan::HEADER;
+/// Outer IPv4 and UDP headers, which the kernel writes.
+const UDP_IP_HEADERS: u64 = 28;
+const NONE: u32 = u32::MAX;
+
+/// Sends VXLAN by UDP.
+#[derive(Debug)]
+pub struct UdpSender {
+    sockets: Vec<OwnedFd>,
+    header: [u8; vxlan::HEADER],
+    /// Whether runs go out with `UDP_SEGMENT`. Cleared for good when the device says that it cannot.
+    segment: bool,
+    /// Calls in a row that ended in EINVAL although size and count of the run were right.
+    invalid: u32,
+    /// By port: first and last packet of the batch, linked by `next`.
+    first: Vec<u32>,
+    last: Vec<u32>,
+    next: Vec<u32>,
+    /// First packet of each message.
+    starts: Vec<u32>,
+    batch: Batch,
+}
+
+impl UdpSender {
+    /// From connected sockets, one a source port in order; batches hold at most `packets` packets.
+    #[must_use]
+    pub fn new(sockets: Vec<OwnedFd>, vni: u32, segment: bool, packets: usize) -> UdpSender {
+        let ports = sockets.len();
+        UdpSender {
+            sockets,
+            header: vxlan::header(vni),
+            segment,
+            invalid: 0,
+            first: vec![NONE; ports],
+            last: vec![NONE; ports],
+            next: vec![NONE; packets],
+            starts: Vec::with_capacity(packets),
+            batch: Batch::new(packets),
+        }
+    }
+
+    /// Sends a batch: every packet is counted as sent or dropped when this returns.
+    pub fn send(
+        &mut self,
+        packets: &Packets,
+        frames: &impl Frames,
+        path: &PathState,
+        counters: &TargetCounters,
+    ) {
+        counters.offered.add(packets.len() as u64);
+        if let Some(Reason::NoRoute) = path_reason(path) {
+            counters.dropped.add(Reason::NoRoute, packets.len() as u64);
+            return;
+        }
+        self.group(packets, path, counters);
+        for port in 0..self.sockets.len() {
+            let mut at = self.first[port];
+            self.first[port] = NONE;
+            let mut segment = self.segment;
+            while at != NONE {
+                let following = self.fill(at, segment, packets, frames, counters);
+                at = match self.send_port(port, counters) {
+                    Outcome::Done => following,
+                    Outcome::Again(packet) => {
+                        segment = false;
+                        packet
+                    }
+                };
+                self.batch.clear();
+                self.starts.clear();
+            }
+        }
+    }
+
+    /// Links the packets of each port, in order; those that do not fit the path are dropped here.
+    fn group(&mut self, packets: &Packets, path: &PathState, counters: &TargetCounters) {
+        let ports = self.sockets.len() as u32;
+        let limit = (path.mtu as usize).saturating_sub(IP_OVERHEAD);
+        let mut oversize = 0;
+        for (index, packet) in packets.refs().iter().enumerate() {
+            if packet.length() > limit {
+                oversize += 1;
+                continue;
+            }
+            let port = (packet.flow_hash % ports) as usize;
+            let index = index as u32;
+            self.next[index as usize] = NONE;
+            if self.first[port] == NONE {
+                self.first[port] = index;
+            } else {
+                self.next[self.last[port] as usize] = index;
+            }
+            self.last[port] = index;
+        }
+        if oversize > 0 {
+            counters.dropped.add(Reason::Oversize, oversize);
+        }
+    }
+
+    /// Fills the message list from packet `at` of a port on; returns where to go on.
+    fn fill(
+        &mut self,
+        mut at: u32,
+        segment: bool,
+        packets: &Packets,
+        frames: &impl Frames,
+        counters: &TargetCounters,
+    ) -> u32 {
+        let refs = packets.refs();
+        while at != NONE && self.batch.has_room() {
+            let size = refs[at as usize].length() + self.header.len();
+            let mut run = 0;
+            let mut bytes = 0;
+            self.starts.push(at);
+            self.batch.begin();
+            loop {
+                let packet = &refs[at as usize];
+                let length = packet.length() + self.header.len();
+                self.batch
+                    .packet(parts(&self.header, packet, packets, frames));
+                run += 1;
+                bytes += length;
+                at = self.next[at as usize];
+                // All segments are equal but the last, which may be shorter.
+                if !segment
+                    || at == NONE
+                    || length < size
+                    || run == MAX_SEGMENTS
+                    || !self.batch.last_has_room()
+                {
+                    break;
+                }
+                let following = refs[at as usize].length() + self.header.len();
+                if following > size || bytes + following > MAX_PAYLOAD {
+                    break;
+                }
+            }
+            if run > 1 {
+                self.batch
+                    .segment_last(u16::try_from(size).unwrap_or(u16::MAX));
+            }
+            counters.runs.add(1);
+            counters.run_packets.add(u64::from(run));
+        }
+        self.batch.finish();
+        at
+    }
+
+    fn send_port(&mut self, port: usize, counters: &TargetCounters) -> Outcome {
+        let socket = self.sockets[port].as_fd();
+        let batch = &mut self.batch;
+        let mut at = 0;
+        let mut tried = false;
+        while at < batch.len() {
+            counters.calls.add(1);
+            let errno = match batch.send(socket, at) {
+                Sent::Messages(count) if count > 0 => {
+                    for message in at..at + count {
+                        let sent = u64::from(batch.packets(message));
+                        counters.sent_packets.add(sent);
+                        counters
+                            .sent_bytes
+                            .add(batch.bytes(message) + sent * UDP_IP_HEADERS);
+                    }
+                    at += count;
+                    tried = false;
+                    self.invalid = 0;
+                    continue;
+                }
+                Sent::Messages(_) => libc::EIO,
+                Sent::Refused(errno) => errno,
+            };
+            if !tried && !matches!(errno, libc::EMSGSIZE | libc::ENOBUFS | libc::EAGAIN) {
+                // A pending ICMP error (the kernel of a passive sensor answers port unreachable) is
+                // reported once and has nothing to do with this message: it costs no copy.
+                tried = true;
+                super::open::clear_errors(socket);
+                continue;
+            }
+            tried = false;
+            if batch.packets(at) > 1 && matches!(errno, libc::EIO | libc::EINVAL) {
+                // EIO: the device has no checksum offload, so it never will. EINVAL can have passing
+                // causes; size and count are right here, so three in a row are taken for the same.
+                self.invalid += 1;
+                if errno == libc::EIO || self.invalid >= 3 {
+                    self.segment = false;
+                    counters.gso_refused.set(1);
+                }
+                return Outcome::Again(self.starts[at]);
+            }
+            counters
+                .dropped
+                .add(send_reason(errno), u64::from(batch.packets(at)));
+            at += 1;
+        }
+        Outcome::Done
+    }
+}
+
+/// What became of a port's messages.
+enum Outcome {
+    Done,
+    /// From this packet on they have to go one by one.
+    Again(u32),
+}
+
+fn parts<'a>(
+    header: &'a [u8],
+    packet: &PacketRef,
+    packets: &'a Packets,
+    frames: &'a impl Frames,
+) -> [&'a [u8]; 3] {
+    [
+        header,
+        packets.head_bytes(packet),
+        packet.tail_bytes(frames.bytes(packet.frame)),
+    ]
+}

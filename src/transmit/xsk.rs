@@ -1,0 +1,311 @@
+//! Copies by AF_XDP: the outer headers are ours, so are the route and the neighbour (the path).
+//!
+//! From a tap a packet is written into a frame of the pool; from a span the received frame itself is
+//! sent, its outer header written into the room in front of it. Invisible to tc, hence no loop.
+
+use std::collections::VecDeque;
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crossbeam::queue::ArrayQueue;
+
+use super::path_reason;
+use crate::mirror::path::PathState;
+use crate::packet::encap::{source_port, OuterAddresses, OuterFields, OuterTemplate, Tunnel};
+use crate::packet::Packets;
+use crate::reason::Reason;
+use crate::source::Frames;
+use crate::worker::counters::TargetCounters;
+use crate::xsk::{Pool, ReceivedFrame, ToSendFrame, TxPort};
+
+/// The outer IP header is followed by this much at least; its bytes are what `sent_bytes` counts.
+const ETHERNET: u64 = 14;
+
+/// What makes the outer headers of one target.
+#[derive(Clone, Debug)]
+pub struct Outer {
+    /// The tunnel.
+    pub tunnel: Tunnel,
+    /// Outer destination address.
+    pub destination: Ipv4Addr,
+    /// Outer source address; `None`: the path's.
+    pub source: Option<Ipv4Addr>,
+    /// Number of outer UDP source ports.
+    pub source_ports: u16,
+}
+
+/// A transmit port and the number of the device it is bound to.
+#[derive(Debug)]
+pub struct BoundPort {
+    /// The port.
+    pub port: TxPort,
+    /// The device's number.
+    pub ifindex: u32,
+}
+
+/// Where control leaves a port on another device after the route has moved.
+pub type Mailbox = Arc<ArrayQueue<BoundPort>>;
+
+/// Sends by AF_XDP.
+#[derive(Debug)]
+pub struct XskSender {
+    bound: BoundPort,
+    mailbox: Mailbox,
+    outer: Outer,
+    template: Option<OuterTemplate>,
+    generation: u64,
+    sequence: u32,
+    /// Outer IP lengths of the packets in flight, oldest first.
+    lengths: VecDeque<u16>,
+    /// Frames that the device dropped and that will complete like those it sent.
+    owed: u64,
+}
+
+impl XskSender {
+    /// On a bound port; `mailbox` is where control leaves its successor. At most `ring` packets are in
+    /// flight.
+    #[must_use]
+    pub fn new(bound: BoundPort, mailbox: Mailbox, outer: Outer, ring: usize) -> XskSender {
+        XskSender {
+            bound,
+            mailbox,
+            outer,
+            template: None,
+            generation: 0,
+            sequence: 0,
+            lengths: VecDeque::with_capacity(ring * 2),
+            owed: 0,
+        }
+    }
+
+    /// Before a batch: completions come home, a new path or port takes effect. Returns why nothing can
+    /// be sent, if so.
+    pub fn begin(
+        &mut self,
+        path: &PathState,
+        pool: &mut Pool,
+        counters: &TargetCounters,
+    ) -> Option<Reason> {
+        self.reclaim(pool, counters);
+        if path.ifindex != self.bound.ifindex {
+            if let Some(successor) = self.mailbox.pop() {
+                self.replace(successor, pool, counters);
+            }
+        }
+        if let Some(reason) = path_reason(path) {
+            return Some(reason);
+        }
+        if path.ifindex != self.bound.ifindex {
+            return Some(Reason::NoRoute);
+        }
+        if self.generation != path.generation || self.template.is_none() {
+            self.template = self.make_template(path);
+            self.generation = path.generation;
+        }
+        if self.template.is_none() {
+            return Some(Reason::NoNeighbour);
+        }
+        None
+    }
+
+    fn make_template(&self, path: &PathState) -> Option<OuterTemplate> {
+        let (source_mac, destination_mac) = path.ethernet()?;
+        let source = match (self.outer.source, path.source_ip) {
+            (Some(source), _) => source,
+            (None, IpAddr::V4(source)) => source,
+            (None, IpAddr::V6(_)) => return None,
+        };
+        let addresses = OuterAddresses {
+            source_mac,
+            destination_mac,
+            source,
+            destination: self.outer.destination,
+            ttl: 64,
+            tos: 0,
+        };
+        Some(OuterTemplate::new(&addresses, self.outer.tunnel))
+    }
+
+    fn replace(&mut self, successor: BoundPort, pool: &mut Pool, counters: &TargetCounters) {
+        // What is still on the old ring will not be sent any more.
+        self.bound.port.kick();
+        self.reclaim(pool, counters);
+        counters
+            .dropped
+            .add(Reason::NoRoute, self.lengths.len() as u64);
+        self.lengths.clear();
+        self.owed = 0;
+        counters.in_flight.set(0);
+        self.bound = successor;
+        self.template = None;
+    }
+
+    /// Sends a batch by copying each packet into a frame. Every packet is counted.
+    pub fn send(
+        &mut self,
+        packets: &Packets,
+        frames: &impl Frames,
+        path: &PathState,
+        pool: &mut Pool,
+        counters: &TargetCounters,
+    ) {
+        counters.offered.add(packets.len() as u64);
+        if let Some(reason) = self.begin(path, pool, counters) {
+            counters.dropped.add(reason, packets.len() as u64);
+            return;
+        }
+        for packet in packets.refs() {
+            let Some(headers) = self.headers(packet.length(), path, counters) else {
+                continue;
+            };
+            let Some(frame) = pool.take() else {
+                counters.dropped.add(Reason::TxFull, 1);
+                continue;
+            };
+            if headers + packet.length() > frame.capacity() {
+                counters.dropped.add(Reason::Oversize, 1);
+                pool.put(frame);
+                continue;
+            }
+            let fields = self.fields(packet.flow_hash);
+            let template = self.template.as_ref();
+            let mut written = 0;
+            let frame = frame.write(|out| {
+                let outer = template
+                    .and_then(|template| template.write(out, packet.length(), &fields).ok());
+                let inner = outer.and_then(|outer| {
+                    packets.write(packet, frames.bytes(packet.frame), &mut out[outer..])
+                });
+                written = outer.unwrap_or(0) + inner.unwrap_or(0);
+                written
+            });
+            self.push(frame, written, pool, counters);
+        }
+        self.finish(pool, counters);
+    }
+
+    /// Sends one received frame in place. `begin` has been called for this batch; `finish` follows it.
+    pub fn send_in_place(
+        &mut self,
+        mut frame: ReceivedFrame,
+        room: usize,
+        flow_hash: u32,
+        path: &PathState,
+        pool: &mut Pool,
+        counters: &TargetCounters,
+    ) {
+        counters.offered.add(1);
+        let length = frame.bytes().len().saturating_sub(room);
+        let Some(headers) = self.headers(length, path, counters) else {
+            pool.put(frame.into_free());
+            return;
+        };
+        // The XDP program made room for the largest outer header; what is missing stands free before it.
+        let fits = if headers <= room {
+            frame.trim_front(room - headers);
+            true
+        } else {
+            frame.prepend(headers - room).is_some()
+        };
+        let fields = self.fields(flow_hash);
+        let written = match (&self.template, fits) {
+            (Some(template), true) => template.write(frame.bytes_mut(), length, &fields).is_ok(),
+            _ => false,
+        };
+        if !written {
+            counters.dropped.add(Reason::Headroom, 1);
+            pool.put(frame.into_free());
+            return;
+        }
+        self.push(frame.into_send(0), headers + length, pool, counters);
+    }
+
+    /// After a batch: the kernel is told, completions come home.
+    pub fn finish(&mut self, pool: &mut Pool, counters: &TargetCounters) {
+        let kick = self.bound.port.flush_and_kick();
+        counters.calls.add(u64::from(kick.calls));
+        self.owed += u64::from(kick.dropped);
+        self.reclaim(pool, counters);
+    }
+
+    /// Completed packets are counted as sent, their frames go home.
+    pub fn reclaim(&mut self, pool: &mut Pool, counters: &TargetCounters) {
+        let completed = self.bound.port.reclaim(pool);
+        for _ in 0..completed {
+            let length = self.lengths.pop_front().unwrap_or(0);
+            if self.owed > 0 {
+                self.owed -= 1;
+                counters.dropped.add(Reason::Congested, 1);
+            } else {
+                counters.sent_packets.add(1);
+                counters.sent_bytes.add(u64::from(length));
+            }
+        }
+        counters.in_flight.set(self.lengths.len() as u64);
+    }
+
+    /// While idle: what the last kick left on the ring is sent.
+    pub fn idle(&mut self, pool: &mut Pool, counters: &TargetCounters) {
+        if self.bound.port.in_flight() > 0 {
+            self.finish(pool, counters);
+        }
+    }
+
+    /// At the end: waits for completions, at most `limit`; what does not come is counted as dropped.
+    pub fn drain(&mut self, limit: Duration, pool: &mut Pool, counters: &TargetCounters) {
+        let end = std::time::Instant::now() + limit;
+        loop {
+            self.finish(pool, counters);
+            if self.bound.port.in_flight() == 0 || std::time::Instant::now() >= end {
+                break;
+            }
+            std::thread::sleep(Duration::from_micros(100));
+        }
+        counters
+            .dropped
+            .add(Reason::Shutdown, self.lengths.len() as u64);
+        self.lengths.clear();
+        counters.in_flight.set(0);
+    }
+
+    /// Length of the outer headers if the packet fits the path; else it is counted.
+    fn headers(&self, length: usize, path: &PathState, counters: &TargetCounters) -> Option<usize> {
+        let template = self.template.as_ref()?;
+        if length + template.ip_overhead() > path.mtu as usize {
+            counters.dropped.add(Reason::Oversize, 1);
+            return None;
+        }
+        Some(template.overhead())
+    }
+
+    fn fields(&self, flow_hash: u32) -> OuterFields {
+        OuterFields {
+            source_port: source_port(flow_hash, self.outer.source_ports),
+            // DF is set, so the ID is never used for reassembly (RFC 6864 section 4.1).
+            identification: 0,
+            sequence: self.sequence,
+        }
+    }
+
+    fn push(
+        &mut self,
+        frame: ToSendFrame,
+        length: usize,
+        pool: &mut Pool,
+        counters: &TargetCounters,
+    ) {
+        match self.bound.port.push(frame) {
+            Ok(()) => {
+                let length = u64::try_from(length).unwrap_or(0).saturating_sub(ETHERNET);
+                self.lengths
+                    .push_back(u16::try_from(length).unwrap_or(u16::MAX));
+                self.sequence = self.sequence.wrapping_add(1);
+            }
+            Err(refused) => {
+                counters.dropped.add(Reason::TxFull, 1);
+                pool.put(refused.into_frame().into_free());
+            }
+        }
+    }
+}

@@ -1,0 +1,197 @@
+//! The targets as one worker sees them: each with its transmitter, its path and its counters.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::{ArcSwap, Cache};
+
+use super::counters::TargetCounters;
+use crate::mirror::path::PathState;
+use crate::packet::Packets;
+use crate::source::Frames;
+use crate::transmit::raw::RawSender;
+use crate::transmit::udp::UdpSender;
+use crate::transmit::xsk::XskSender;
+use crate::xsk::{Pool, ReceivedFrame};
+
+/// Who sends.
+#[derive(Debug)]
+pub enum Transmitter {
+    /// UDP sockets.
+    Udp(Box<UdpSender>),
+    /// A raw socket.
+    Raw(Box<RawSender>),
+    /// AF_XDP.
+    Xsk(Box<XskSender>),
+}
+
+/// One target of one worker.
+#[derive(Debug)]
+pub struct Output {
+    transmitter: Transmitter,
+    path: Cache<Arc<ArcSwap<PathState>>, Arc<PathState>>,
+    counters: Arc<TargetCounters>,
+}
+
+impl Output {
+    /// A target with its transmitter; `path` is published by control.
+    #[must_use]
+    pub fn new(
+        transmitter: Transmitter,
+        path: Arc<ArcSwap<PathState>>,
+        counters: Arc<TargetCounters>,
+    ) -> Output {
+        Output {
+            transmitter,
+            path: Cache::new(path),
+            counters,
+        }
+    }
+}
+
+/// All targets of one worker, and the frames that its AF_XDP transmitters send from.
+#[derive(Debug)]
+pub struct Outputs {
+    list: Vec<Output>,
+    pool: Option<Pool>,
+    /// The AF_XDP output that sends a span's frames in place.
+    in_place: Option<usize>,
+}
+
+impl Outputs {
+    /// `pool` is needed where a transmitter is AF_XDP, and by a span.
+    #[must_use]
+    pub fn new(list: Vec<Output>, pool: Option<Pool>) -> Outputs {
+        let in_place = list
+            .iter()
+            .rposition(|output| matches!(output.transmitter, Transmitter::Xsk(_)));
+        Outputs {
+            list,
+            pool,
+            in_place,
+        }
+    }
+
+    /// The frames.
+    pub fn pool(&mut self) -> Option<&mut Pool> {
+        self.pool.as_mut()
+    }
+
+    /// Gives every packet of a batch to every target.
+    pub fn send(&mut self, packets: &Packets, frames: &impl Frames) {
+        if packets.is_empty() {
+            return;
+        }
+        for index in 0..self.list.len() {
+            self.send_one(index, packets, frames);
+        }
+    }
+
+    fn send_one(&mut self, index: usize, packets: &Packets, frames: &impl Frames) {
+        let output = &mut self.list[index];
+        let path = output.path.load();
+        match (&mut output.transmitter, self.pool.as_mut()) {
+            (Transmitter::Udp(sender), _) => sender.send(packets, frames, path, &output.counters),
+            (Transmitter::Raw(sender), _) => sender.send(packets, frames, path, &output.counters),
+            (Transmitter::Xsk(sender), Some(pool)) => {
+                sender.send(packets, frames, path, pool, &output.counters)
+            }
+            (Transmitter::Xsk(_), None) => {
+                // Control never makes an AF_XDP output without a pool; the balance holds all the same.
+                output.counters.offered.add(packets.len() as u64);
+                output
+                    .counters
+                    .dropped
+                    .add(crate::reason::Reason::TxFull, packets.len() as u64);
+            }
+        }
+    }
+
+    /// Gives a span's frames to every target: to those that copy first, to the last AF_XDP target in
+    /// place. `packets` are the frames without their `room`. Takes the frames; none is left behind.
+    pub fn send_span(&mut self, packets: &Packets, frames: &mut SpanFrames) {
+        for index in 0..self.list.len() {
+            if Some(index) != self.in_place {
+                self.send_one(index, packets, frames);
+            }
+        }
+        let Some(pool) = self.pool.as_mut() else {
+            return;
+        };
+        let Some(index) = self.in_place else {
+            for frame in frames.list.drain(..) {
+                pool.put(frame.into_free());
+            }
+            return;
+        };
+        let output = &mut self.list[index];
+        let path = output.path.load();
+        let Transmitter::Xsk(sender) = &mut output.transmitter else {
+            return;
+        };
+        if let Some(reason) = sender.begin(path, pool, &output.counters) {
+            output.counters.offered.add(frames.list.len() as u64);
+            output
+                .counters
+                .dropped
+                .add(reason, frames.list.len() as u64);
+            for frame in frames.list.drain(..) {
+                pool.put(frame.into_free());
+            }
+            return;
+        }
+        for (frame, packet) in frames.list.drain(..).zip(packets.refs()) {
+            sender.send_in_place(
+                frame,
+                frames.room,
+                packet.flow_hash,
+                path,
+                pool,
+                &output.counters,
+            );
+        }
+        sender.finish(pool, &output.counters);
+    }
+
+    /// While there is nothing to send: completions come home.
+    pub fn idle(&mut self) {
+        let Some(pool) = self.pool.as_mut() else {
+            return;
+        };
+        for output in &mut self.list {
+            if let Transmitter::Xsk(sender) = &mut output.transmitter {
+                sender.idle(pool, &output.counters);
+            }
+        }
+    }
+
+    /// At the end: waits for what is in flight, at most `limit` for each target.
+    pub fn drain(&mut self, limit: Duration) {
+        let Some(pool) = self.pool.as_mut() else {
+            return;
+        };
+        for output in &mut self.list {
+            if let Transmitter::Xsk(sender) = &mut output.transmitter {
+                sender.drain(limit, pool, &output.counters);
+            }
+        }
+    }
+}
+
+/// Received frames, each with `room` bytes in front of its packet.
+#[derive(Debug)]
+pub struct SpanFrames {
+    /// The frames, in order.
+    pub list: Vec<ReceivedFrame>,
+    /// Bytes that the XDP program made in front of each.
+    pub room: usize,
+}
+
+impl Frames for SpanFrames {
+    fn bytes(&self, index: u32) -> &[u8] {
+        self.list
+            .get(index as usize)
+            .and_then(|frame| frame.bytes().get(self.room..))
+            .unwrap_or(&[])
+    }
+}

@@ -1,0 +1,172 @@
+//! A span's worker: its queues in, every target out.
+//!
+//! NICs hash asymmetrically, so the two directions of a flow arrive on different queues, while a flow
+//! has one worker: a frame that belongs to another worker is handed over, by a bounded lock-free queue.
+
+use std::sync::Arc;
+
+use crossbeam::queue::ArrayQueue;
+
+use super::breaker::{Look, Watch};
+use super::counters::SourceCounters;
+use super::outputs::{Outputs, SpanFrames};
+use super::stop::Stop;
+use super::tap::DRAIN;
+use super::BATCH;
+use crate::packet::{cut, flow, Checksum, FrameMeta, Packets};
+use crate::reason::Reason;
+use crate::source::sleep::{number, PollSet};
+use crate::source::Frames as _;
+use crate::xsk::{ReceivedFrame, RxPort};
+
+/// Frames on their way from one worker to another.
+pub type Inbox = Arc<ArrayQueue<ReceivedFrame>>;
+
+/// A span's worker before it runs.
+#[derive(Debug)]
+pub struct SpanWorker {
+    /// Its number among the source's workers.
+    pub index: usize,
+    /// Its queues.
+    pub ports: Vec<RxPort>,
+    /// The inboxes of all workers of the source, its own among them.
+    pub inboxes: Vec<Inbox>,
+    /// Bytes that the XDP program makes in front of each frame.
+    pub room: usize,
+    /// Its targets.
+    pub outputs: Outputs,
+    /// Its look-out for our own copies.
+    pub watch: Watch,
+    /// Its counters.
+    pub counters: Arc<SourceCounters>,
+    /// When to end.
+    pub stop: Stop,
+    /// Reads the time for the breaker: nanoseconds of CLOCK_MONOTONIC.
+    pub clock: fn() -> u64,
+}
+
+impl SpanWorker {
+    /// Runs until it is asked to stop and its queues and inbox are empty.
+    pub fn run(mut self) {
+        let mut packets = Packets::default();
+        let mut poll = PollSet::new(self.ports.iter().map(number));
+        let mut arrived = Vec::with_capacity(BATCH);
+        let mut mine = SpanFrames {
+            list: Vec::with_capacity(2 * BATCH),
+            room: self.room,
+        };
+        let mut quiet = 0;
+        loop {
+            self.receive(&mut arrived);
+            self.sort(&mut arrived, &mut mine);
+            self.take_inbox(&mut mine);
+            if mine.list.is_empty() {
+                self.outputs.idle();
+                self.refill();
+                if self.stop.asked() {
+                    // Others may still hand over: a few quiet rounds of a millisecond end it.
+                    quiet += 1;
+                    if quiet > 20 {
+                        break;
+                    }
+                }
+                self.counters.sleeps.add(1);
+                poll.wait(1);
+                continue;
+            }
+            quiet = 0;
+            self.process(&mut packets, &mut mine);
+            self.refill();
+        }
+        self.outputs.drain(DRAIN);
+        self.counters.ended.set(1);
+    }
+
+    fn receive(&mut self, arrived: &mut Vec<ReceivedFrame>) {
+        for port in &mut self.ports {
+            port.receive(arrived);
+        }
+    }
+
+    /// Keeps the frames of its own flows, hands over the others.
+    fn sort(&mut self, arrived: &mut Vec<ReceivedFrame>, mine: &mut SpanFrames) {
+        let workers = self.inboxes.len() as u64;
+        if workers == 1 {
+            mine.list.append(arrived);
+            return;
+        }
+        for frame in arrived.drain(..) {
+            let hash = flow::hash_frame(frame.bytes().get(self.room..).unwrap_or(&[]));
+            let owner = (u64::from(hash) * workers >> 32) as usize;
+            if owner == self.index {
+                mine.list.push(frame);
+                continue;
+            }
+            self.counters.handed_over.add(1);
+            if let Err(frame) = self.inboxes[owner].push(frame) {
+                self.counters.dropped.add(Reason::Ring, 1);
+                if let Some(pool) = self.outputs.pool() {
+                    pool.put(frame.into_free());
+                }
+            }
+        }
+    }
+
+    fn take_inbox(&mut self, mine: &mut SpanFrames) {
+        while mine.list.len() < mine.list.capacity() {
+            let Some(frame) = self.inboxes[self.index].pop() else {
+                break;
+            };
+            mine.list.push(frame);
+        }
+    }
+
+    fn process(&mut self, packets: &mut Packets, mine: &mut SpanFrames) {
+        let now = (self.clock)();
+        packets.clear();
+        let mut index = 0;
+        while index < mine.list.len() {
+            let frame = mine.bytes(index as u32);
+            let meta = FrameMeta {
+                timestamp_ns: now,
+                flow_hash: flow::hash_frame(frame),
+                // The frame was on a wire: it is copied as it is, right or wrong.
+                checksum: Checksum::Finished,
+                ..FrameMeta::plain(frame.len() as u32)
+            };
+            let reason = match self.watch.look(frame, now) {
+                Look::Clear => match cut(&meta, frame, index as u32, packets) {
+                    Ok(_) => None,
+                    // A batch of ordinary frames always fits an empty list.
+                    Err(_) => Some(Reason::Malformed),
+                },
+                Look::OwnCopy => {
+                    self.counters.own_signatures.add(1);
+                    Some(Reason::LoopBreaker)
+                }
+                Look::Open => Some(Reason::LoopBreaker),
+            };
+            let Some(reason) = reason else {
+                self.counters.frames.add(1);
+                self.counters.captured.add(1);
+                index += 1;
+                continue;
+            };
+            self.counters.dropped.add(reason, 1);
+            let frame = mine.list.remove(index);
+            if let Some(pool) = self.outputs.pool() {
+                pool.put(frame.into_free());
+            }
+        }
+        self.outputs.send_span(packets, mine);
+    }
+
+    fn refill(&mut self) {
+        let Some(pool) = self.outputs.pool() else {
+            return;
+        };
+        for port in &mut self.ports {
+            port.refill(pool);
+        }
+    }
+}

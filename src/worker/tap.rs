@@ -1,0 +1,108 @@
+//! A tap's worker: one ring in, every target out.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::breaker::{Look, Watch};
+use super::counters::SourceCounters;
+use super::outputs::Outputs;
+use super::stop::Stop;
+use crate::packet::{cut, CutError, Packets};
+use crate::reason::Reason;
+use crate::source::ring::Ring;
+use crate::source::sleep::{PollSet, Sleeper};
+use crate::source::Frames;
+
+/// How long a worker waits for completions when it ends.
+pub(super) const DRAIN: Duration = Duration::from_millis(500);
+
+/// A tap's worker before it runs.
+#[derive(Debug)]
+pub struct TapWorker {
+    /// Its ring.
+    pub ring: Ring,
+    /// Its sleep flag.
+    pub sleeper: Sleeper,
+    /// Its targets.
+    pub outputs: Outputs,
+    /// Its look-out for our own copies.
+    pub watch: Watch,
+    /// Its counters.
+    pub counters: Arc<SourceCounters>,
+    /// When to end.
+    pub stop: Stop,
+}
+
+impl TapWorker {
+    /// Runs until it is asked to stop and its ring is empty.
+    pub fn run(mut self) {
+        let mut packets = Packets::default();
+        let mut poll = PollSet::new([self.ring.descriptor()]);
+        loop {
+            if self.ring.gather() > 0 {
+                self.process(&mut packets);
+                self.ring.release();
+                continue;
+            }
+            self.ring.release();
+            self.outputs.idle();
+            if self.ring.is_empty() {
+                if self.stop.asked() {
+                    break;
+                }
+                if self.sleeper.announce(|| self.ring.is_empty()) {
+                    self.counters.sleeps.add(1);
+                    // Bounded: should a wake-up be lost, no packet waits longer than this.
+                    poll.wait(1);
+                    self.sleeper.awake();
+                }
+            }
+        }
+        self.outputs.drain(DRAIN);
+        self.counters.ended.set(1);
+    }
+
+    /// Cuts the batch into packets and sends them, in as many rounds as the packets need.
+    fn process(&mut self, packets: &mut Packets) {
+        let mut index = 0;
+        packets.clear();
+        while let Some(meta) = self.ring.meta(index) {
+            let frame = self.ring.bytes(index);
+            let count = u64::from(meta.segments);
+            match self.watch.look(frame, meta.timestamp_ns) {
+                Look::Clear => {}
+                Look::OwnCopy => {
+                    self.counters.own_signatures.add(1);
+                    self.counters.dropped.add(Reason::LoopBreaker, count);
+                    index += 1;
+                    continue;
+                }
+                Look::Open => {
+                    self.counters.dropped.add(Reason::LoopBreaker, count);
+                    index += 1;
+                    continue;
+                }
+            }
+            match cut(meta, frame, index, packets) {
+                Ok(cut) => {
+                    self.counters.frames.add(1);
+                    let cut = u64::from(cut);
+                    self.counters.captured.add(cut);
+                    if cut > count {
+                        self.counters.recounted_more.add(cut - count);
+                    } else if cut < count {
+                        self.counters.recounted_fewer.add(count - cut);
+                    }
+                }
+                Err(CutError::NoRoom) => {
+                    self.outputs.send(packets, &self.ring);
+                    packets.clear();
+                    continue;
+                }
+                Err(CutError::Drop(reason)) => self.counters.dropped.add(reason, count),
+            }
+            index += 1;
+        }
+        self.outputs.send(packets, &self.ring);
+    }
+}
