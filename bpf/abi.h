@@ -20,21 +20,21 @@
  * Why a packet that matched was not copied, or why a copy did not leave. One list for the kernel
  * programs, the workers, `xtee status` and the final balance.
  */
-#define XTEE_DROP_REASONS(X)                                             \
-	X(ring, "the ring or the AF_XDP socket was full")                \
-	X(sensitive, "to or from a cloud credential endpoint")           \
-	X(super_packet, "a super-packet larger than the largest record") \
-	X(unreadable, "the kernel could not read the packet's bytes")    \
-	X(headroom, "XDP had no room for the outer header")              \
-	X(no_socket, "arrived on a queue without an AF_XDP socket")      \
-	X(malformed, "a super-packet that cannot be cut into packets")   \
-	X(loop_breaker, "the amplification breaker is open")             \
-	X(oversize, "the copy does not fit the path MTU")                \
-	X(tx_full, "the transmit ring was full")                         \
-	X(no_route, "no route to the target")                            \
-	X(no_neighbour, "the next hop's MAC address is unknown")         \
-	X(congested, "the device or its queue refused the copy")         \
-	X(send_error, "the kernel refused to send")                      \
+#define XTEE_DROP_REASONS(X)                                              \
+	X(ring, "the ring or the AF_XDP socket was full")                 \
+	X(sensitive, "to or from a cloud credential endpoint")            \
+	X(super_packet, "a super-packet larger than the largest record")  \
+	X(unreadable, "the kernel could not read the packet's bytes")     \
+	X(headroom, "XDP had no room for the outer header")               \
+	X(no_socket, "arrived on a queue without an AF_XDP socket")       \
+	X(malformed, "a super-packet that cannot be cut into packets")    \
+	X(loop_breaker, "our own copies came back, or errors about them") \
+	X(oversize, "the copy does not fit the path MTU")                 \
+	X(tx_full, "the transmit ring was full")                          \
+	X(no_route, "no route to the target")                             \
+	X(no_neighbour, "the next hop's MAC address is unknown")          \
+	X(congested, "the device or its queue refused the copy")          \
+	X(send_error, "the kernel refused to send")                       \
 	X(shutdown, "still queued when the mirror was stopped")
 
 enum xtee_drop_reason {

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use clap::Parser as _;
 use tracing_subscriber::EnvFilter;
 use xtee::cli::{args::Arguments, execute, exit_code};
+use xtee::control::explain::explain;
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
@@ -14,10 +15,11 @@ fn main() -> ExitCode {
         .with_writer(std::io::stderr)
         .with_target(false)
         .init();
+    xtee::bpf::quiet_libbpf();
     match execute(&arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("xtee: {error:#}");
+            eprintln!("xtee: {}", explain(&error));
             ExitCode::from(exit_code(&error))
         }
     }

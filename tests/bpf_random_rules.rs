@@ -184,7 +184,8 @@ fn compare(seed: u64, sets: usize) -> Kinds {
         }
         // New identifications: what an earlier round taught has its lifetime in real time.
         let base = number as u16 * 2;
-        (tap_memory.fragments.clear(), steer_memory.fragments.clear());
+        tap_memory.fragments.clear();
+        steer_memory.fragments.clear();
         for _ in 0..PACKETS {
             let packet = random_rules::packet(&mut random, &[base, base + 1]);
             let direction = random_rules::direction(&mut random);

@@ -2,6 +2,10 @@
 //!
 //! Such a filter outlives its process. So it carries a handle and a priority of ours: it is detached on
 //! exit, a stale one is replaced on start, and nobody else's filter is ever touched.
+//!
+//! The qdisc stays when we go. The kernel deactivates the device while one is made or removed
+//! (net/sched/sch_api.c, `qdisc_graft`), also a clsact that queues nothing: what is sent in that moment,
+//! up to a millisecond, is dropped. Production pays that once at most, and an empty clsact costs nothing.
 
 use std::os::fd::BorrowedFd;
 
@@ -43,16 +47,33 @@ pub fn attach(
     let error = |error: libbpf_rs::Error| Error::Attach {
         interface: interface.to_owned(),
         hook: hook_name,
-        source: to_io(&error),
+        source: match error.kind() {
+            libbpf_rs::ErrorKind::InvalidInput => std::io::Error::from_raw_os_error(libc::EINVAL),
+            _ => to_io(&error),
+        },
     };
     let mut hook = hook(program, ifindex, ingress).ok_or_else(|| {
         error(libbpf_rs::Error::from(std::io::Error::from(
             std::io::ErrorKind::InvalidInput,
         )))
     })?;
+    // A clsact qdisc that is there already makes libbpf print the kernel's complaint, and is fine. What is
+    // not fine comes back as an error.
+    libbpf_rs::set_print(None);
     hook.create().map_err(error)?;
     hook.attach().map_err(error)?;
     Ok(ClsactAttachment { hook })
+}
+
+/// Takes our filters off both hooks, whoever put them there: what an xtee that was killed left behind.
+/// To be called only where such filters were seen.
+pub fn remove_stale(program: BorrowedFd<'_>, ifindex: u32) {
+    for ingress in [true, false] {
+        if let Some(mut hook) = hook(program, ifindex, ingress) {
+            // Gone meanwhile: nothing to do.
+            let _ = hook.detach();
+        }
+    }
 }
 
 fn hook(program: BorrowedFd<'_>, ifindex: u32, ingress: bool) -> Option<TcHook> {

@@ -12,7 +12,7 @@ pub enum Error {
         source: libbpf_rs::Error,
     },
     /// The program could not be attached.
-    #[error("cannot attach to {interface} ({hook}): {source}")]
+    #[error("cannot attach to {interface} ({hook}): {source}{help}", help = attach_help(hook, source))]
     Attach {
         /// The interface's name.
         interface: String,
@@ -55,6 +55,32 @@ impl Error {
 /// libbpf-rs errors carry the errno only as a kind; keep the text.
 pub(super) fn to_io(error: &libbpf_rs::Error) -> std::io::Error {
     std::io::Error::other(format!("{error:#}"))
+}
+
+/// What the driver said is not to be had by a link (its text goes to the kernel's log or nowhere), so the
+/// usual causes are named.
+fn attach_help(hook: &str, error: &std::io::Error) -> &'static str {
+    if hook.starts_with("clsact") && error.raw_os_error() == Some(libc::EINVAL) {
+        return "; mostly a filter of another kind has priority 1 (`tc filter show dev IF ingress`, egress): give it a pref above 1";
+    }
+    if !hook.ends_with("XDP") {
+        return "";
+    }
+    match error.raw_os_error() {
+        Some(libc::EBUSY | libc::EEXIST) => {
+            "; another XDP program is attached (`ip -d link` names it, `ip link set IF xdp off` removes it)"
+        }
+        Some(libc::EOPNOTSUPP) => "; the driver has no native XDP: mode = \"generic\"",
+        Some(libc::ENOSPC) => {
+            "; too few queues: a veth needs as many receive queues as its peer has transmit queues (`ethtool -L`)"
+        }
+        Some(libc::ERANGE | libc::EINVAL) => {
+            "; mostly the MTU is too large for XDP, or an offload (LRO, header split) is in the way (`ethtool -k`)"
+        }
+        Some(libc::EPERM | libc::EACCES) => "; needs CAP_NET_ADMIN and CAP_BPF",
+        Some(libc::ENODEV) => "; the interface is gone",
+        _ => "",
+    }
 }
 
 fn help(error: &libbpf_rs::Error) -> &'static str {

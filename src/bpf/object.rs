@@ -1,13 +1,26 @@
 //! Opening an object: settings before the load, maps and programs by name after it.
 
 use std::os::fd::{AsFd as _, AsRawFd as _, RawFd};
+use std::sync::Once;
 
-use libbpf_rs::{MapCore as _, MapHandle, Object, ObjectBuilder, OpenObject};
+use libbpf_rs::{MapCore as _, MapHandle, Object, ObjectBuilder, OpenObject, PrintLevel};
 
 use super::error::Error;
 
+/// libbpf writes to standard error by itself, several lines for one failure. What matters of it is in
+/// our error; the rest is for who asks (`XTEE_LOG=debug`).
+fn log_quietly() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        libbpf_rs::set_print(Some((PrintLevel::Info, |_, text| {
+            tracing::debug!("{}", text.trim_end());
+        })));
+    });
+}
+
 /// Opens an embedded object.
 pub(super) fn open(program: &'static str, bytes: &[u8]) -> Result<OpenObject, Error> {
+    log_quietly();
     ObjectBuilder::default()
         .name(program)
         .and_then(|builder| builder.open_memory(bytes))

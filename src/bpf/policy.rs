@@ -3,6 +3,7 @@
 //! Two slots. The one that is not in force is filled, then one word says that it is. Before a slot is
 //! written again, a grace period makes sure that no program still reads it.
 
+use std::alloc::{self, Layout};
 use std::io;
 
 use libbpf_rs::{MapCore as _, MapFlags, MapHandle, Object};
@@ -125,8 +126,14 @@ fn encode(tables: &Tables, allow_credential_endpoints: bool, generation: u32) ->
 
 /// A quarter of a megabyte: made on the heap, never on a stack.
 fn zeroed_policy() -> Box<Policy> {
-    // SAFETY: Policy holds integers only, for which all zeros is a value.
-    unsafe { Box::<Policy>::new_zeroed().assume_init() }
+    let layout = Layout::new::<Policy>();
+    // SAFETY: the layout's size is not zero.
+    let memory = unsafe { alloc::alloc_zeroed(layout) };
+    if memory.is_null() {
+        alloc::handle_alloc_error(layout);
+    }
+    // SAFETY: of Box's own allocator and Policy's layout; integers only, for which all zeros is a value.
+    unsafe { Box::from_raw(memory.cast::<Policy>()) }
 }
 
 fn net_bits(bits: &NetBits) -> Bits {

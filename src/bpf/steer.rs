@@ -11,7 +11,8 @@ use super::error::Error;
 use super::own_flows::ControlWords;
 use super::policy::{bytes_of, from_bytes, PolicyMaps};
 use super::skel::{Counters, SteerSettings, STEER_OBJECT};
-use super::{counters, object};
+use super::counters::CounterReader;
+use super::object;
 use crate::mirror::tables::Tables;
 
 const NAME: &str = "steer";
@@ -19,7 +20,7 @@ const NAME: &str = "steer";
 /// A loaded steering program.
 pub struct Steer {
     object: Object,
-    counters: MapHandle,
+    counters: CounterReader,
     sockets: MapHandle,
     policy: PolicyMaps,
     words: ControlWords,
@@ -51,7 +52,7 @@ impl Steer {
         })?;
         let object = object::load(NAME, open)?;
         Ok(Steer {
-            counters: object::map(NAME, &object, "counters")?,
+            counters: CounterReader::new(object::map(NAME, &object, "counters")?),
             sockets: object::map(NAME, &object, "sockets")?,
             policy: PolicyMaps::of(NAME, &object)?,
             words: ControlWords::map(&object::map(NAME, &object, ".bss")?)?,
@@ -118,12 +119,12 @@ impl Steer {
         let _ = self.sockets.delete(&queue.to_ne_bytes());
     }
 
-    /// A handle of the counters, for [`counters::read`], that outlives the program.
+    /// A reader of the counters that outlives the program.
     ///
     /// # Errors
     /// The descriptor table is full.
-    pub fn counters_map(&self) -> Result<MapHandle, Error> {
-        MapHandle::try_from(&self.counters).map_err(Error::map("duplicate the counters"))
+    pub fn counter_reader(&self) -> Result<CounterReader, Error> {
+        self.counters.try_clone()
     }
 
     /// What was counted, summed over the CPUs.
@@ -131,7 +132,7 @@ impl Steer {
     /// # Errors
     /// A failed map look-up.
     pub fn counters(&self) -> Result<Counters, Error> {
-        counters::read(&self.counters)
+        self.counters.read()
     }
 
     /// The program's descriptor, for attaching and for BPF_PROG_TEST_RUN.

@@ -13,7 +13,8 @@ use super::error::Error;
 use super::own_flows::ControlWords;
 use super::policy::{bytes_of, from_bytes, PolicyMaps};
 use super::skel::{Counters, OwnFlow, Sleeper, TapSettings, MAX_RINGS, TAP_OBJECT};
-use super::{counters, object};
+use super::counters::CounterReader;
+use super::object;
 use crate::mirror::tables::Tables;
 use crate::source::mapped::MappedArray;
 
@@ -22,14 +23,14 @@ const NAME: &str = "tap";
 /// What holds the two programs on their hooks.
 #[derive(Debug)]
 enum Hold {
-    Tcx([Attachment; 2]),
-    Clsact([ClsactAttachment; 2]),
+    Tcx { _links: [Attachment; 2] },
+    Clsact { _filters: [ClsactAttachment; 2] },
 }
 
 /// A loaded tap.
 pub struct Tap {
     object: Object,
-    counters: MapHandle,
+    counters: CounterReader,
     rings: Vec<MapHandle>,
     sleepers: MapHandle,
     policy: PolicyMaps,
@@ -67,7 +68,7 @@ impl Tap {
         let rings = make_rings(&ring_array, rings, ring_size)?;
         let words = ControlWords::map(&object::map(NAME, &object, ".bss")?)?;
         Ok(Tap {
-            counters: object::map(NAME, &object, "counters")?,
+            counters: CounterReader::new(object::map(NAME, &object, "counters")?),
             sleepers: object::map(NAME, &object, "sleepers")?,
             policy: PolicyMaps::of(NAME, &object)?,
             rings,
@@ -115,7 +116,9 @@ impl Tap {
             interface,
             Hook::TcxEgress,
         )?;
-        self.hold = Some(Hold::Tcx([ingress, egress]));
+        self.hold = Some(Hold::Tcx {
+            _links: [ingress, egress],
+        });
         Ok(())
     }
 
@@ -126,7 +129,18 @@ impl Tap {
     pub fn attach_clsact(&mut self, ifindex: u32, interface: &str) -> Result<(), Error> {
         let ingress = clsact::attach(self.program("xtee_ingress")?, ifindex, interface, true)?;
         let egress = clsact::attach(self.program("xtee_egress")?, ifindex, interface, false)?;
-        self.hold = Some(Hold::Clsact([ingress, egress]));
+        self.hold = Some(Hold::Clsact {
+            _filters: [ingress, egress],
+        });
+        Ok(())
+    }
+
+    /// Removes the clsact filters that a killed tap left behind.
+    ///
+    /// # Errors
+    /// The program is not what it should be.
+    pub fn remove_stale_filters(&self, ifindex: u32) -> Result<(), Error> {
+        clsact::remove_stale(self.program("xtee_ingress")?, ifindex);
         Ok(())
     }
 
@@ -135,12 +149,12 @@ impl Tap {
         self.hold = None;
     }
 
-    /// A handle of the counters, for [`counters::read`], that outlives the program.
+    /// A reader of the counters that outlives the program.
     ///
     /// # Errors
     /// The descriptor table is full.
-    pub fn counters_map(&self) -> Result<MapHandle, Error> {
-        MapHandle::try_from(&self.counters).map_err(Error::map("duplicate the counters"))
+    pub fn counter_reader(&self) -> Result<CounterReader, Error> {
+        self.counters.try_clone()
     }
 
     /// What was counted, summed over the CPUs.
@@ -148,7 +162,7 @@ impl Tap {
     /// # Errors
     /// A failed map look-up.
     pub fn counters(&self) -> Result<Counters, Error> {
-        counters::read(&self.counters)
+        self.counters.read()
     }
 
     /// A ring's descriptor, for its worker.

@@ -117,8 +117,8 @@ const MIRROR_OPTIONS: [&str; 21] = [
 /// What `mirror` and `check` have in common.
 #[derive(Debug, Default, Args)]
 pub struct MirrorOptions {
-    /// Where copies go; several targets get a copy each. vxlan://HOST[:4789]?vni=N or
-    /// gre://HOST[?key=N][&seq=on]; further parameters: gso=auto|on|off, transmit=auto|udp|xsk|raw,
+    /// Where copies go; several targets get a copy each. `vxlan://HOST[:4789]?vni=N` or
+    /// `gre://HOST[?key=N][&seq=on]`; further parameters: gso=auto|on|off, transmit=auto|udp|xsk|raw,
     /// source=IP, dev=IF, ports=N, limit=none
     #[arg(long, value_name = "URL", num_args = 1..)]
     pub to: Vec<String>,

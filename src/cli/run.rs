@@ -11,7 +11,8 @@ use signal_hook::iterator::Signals;
 use crate::config::settings::Config;
 use crate::control::facts::plan_here;
 use crate::control::mirror::Mirror;
-use crate::control::server::Server;
+use crate::control::privilege;
+use crate::control::server::{Door, Server};
 
 /// How often the mirror is looked after.
 const TEND: Duration = Duration::from_millis(20);
@@ -25,8 +26,11 @@ pub fn run(config: &Config) -> anyhow::Result<()> {
     let mut signals = Signals::new([SIGINT, SIGTERM]).context("cannot listen to signals")?;
     let plan = plan_here(config)?;
     print!("{plan}");
+    privilege::check(&plan)?;
+    // Also before: a socket that cannot be had must not cost a moment of mirroring.
+    let door = Door::open(&plan.control_socket)?;
     let mut mirror = Mirror::start(config, &plan)?;
-    let server = Server::start(&plan.control_socket, mirror.observer())?;
+    let server = Server::start(door, mirror.observer())?;
     for note in &mirror.notes {
         tracing::warn!("{note}");
     }

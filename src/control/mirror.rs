@@ -10,9 +10,10 @@ use anyhow::Context as _;
 
 use super::outputs::{exclusions, signatures, Opener};
 use super::paths::Successor;
+use super::presence::Presence;
 use super::span::RunningSpan;
 use super::tap::{RunningTap, Started};
-use crate::config::plan::{Capture, Plan};
+use crate::config::plan::{Capture, Plan, Transmitter};
 use crate::config::settings::Config;
 use crate::host::limits::raise_open_files;
 use crate::host::watch::{PathTarget, PathWatch};
@@ -52,6 +53,7 @@ pub struct Mirror {
     observer: Arc<Observer>,
     successors: Vec<Successor>,
     paths: Option<PathWatch>,
+    presence: Presence,
     /// What fell back at the start, with the reason.
     pub notes: Vec<String>,
     times_opened: u64,
@@ -65,6 +67,7 @@ impl Mirror {
     /// What was in the way. Nothing is left attached.
     pub fn start(config: &Config, plan: &Plan) -> anyhow::Result<Mirror> {
         raise_open_files();
+        let presence = Presence::new(plan)?;
         let tables = compile_with_default(&config.rules, config.default_action)?;
         let watch = PathWatch::start(
             plan.targets
@@ -132,6 +135,7 @@ impl Mirror {
             observer: Arc::new(observer),
             successors: opener.successors,
             paths: Some(watch),
+            presence,
             notes: opener.notes,
             times_opened: 0,
             told_refused: false,
@@ -147,11 +151,13 @@ impl Mirror {
     /// Looks after the mirror: to be called many times a second. Returns what the operator should know.
     ///
     /// # Errors
-    /// A worker has ended: a mirror is whole or it ends.
+    /// A worker has ended, or an interface is gone: a mirror is whole or it ends.
     pub fn tend(&mut self) -> anyhow::Result<Vec<String>> {
+        self.presence.check()?;
         let mut news: Vec<String> = Vec::new();
-        for (queue, successor) in self.successors.iter_mut().enumerate() {
-            news.extend(successor.follow(u32::try_from(queue)?));
+        let transmitters = u32::try_from(self.successors.len())?;
+        for successor in &mut self.successors {
+            news.extend(successor.follow(transmitters));
         }
         let opened = self.observer.breaker.times_opened();
         if opened != self.times_opened {
@@ -197,6 +203,8 @@ impl Mirror {
         if let Some(watch) = self.paths.take() {
             watch.stop();
         }
+        // With the ports that workers have left, and their frames.
+        self.successors.clear();
         for source in &self.sources {
             let home = match source {
                 Source::Tap(tap) => tap.frames_home(),
@@ -264,6 +272,7 @@ fn observe(
         .map(|(target, path)| TargetObserver {
             url: target.url.clone(),
             transmit: Vec::new(),
+            by_socket: target.transmit.value != Transmitter::Xsk,
             path: path.clone(),
             workers: Vec::new(),
         })

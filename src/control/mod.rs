@@ -2,11 +2,14 @@
 //! allocate, lock and log; touches no packet.
 
 pub mod doctor;
+pub mod explain;
 pub mod facts;
 mod lock;
 pub mod mirror;
 mod outputs;
 mod paths;
+mod presence;
+pub mod privilege;
 pub mod server;
 mod span;
 mod tap;

@@ -8,19 +8,20 @@ use std::sync::Arc;
 
 use anyhow::{bail, Context as _};
 use arc_swap::ArcSwap;
-use crossbeam::queue::ArrayQueue;
 
+use super::explain::explain;
 use super::paths::Successor;
 use crate::config::plan::{Plan, TargetPlan, Transmitter as Planned, UdpSend};
 use crate::config::settings::{Encapsulation, TransmitChoice};
-use crate::mirror::path::PathState;
+use crate::mirror::path::{PathProblem, PathState};
 use crate::packet::encap::{Tunnel, FIRST_SOURCE_PORT};
 use crate::packet::signature::OwnFlow;
 use crate::packet::DEFAULT_PACKETS;
+use crate::transmit::auto::AutoSender;
 use crate::transmit::open::{self, Endpoint};
 use crate::transmit::raw::RawSender;
 use crate::transmit::udp::UdpSender;
-use crate::transmit::xsk::{BoundPort, Outer, XskSender};
+use crate::transmit::xsk::{BoundPort, Exchange, Outer, XskSender};
 use crate::worker::counters::TargetCounters;
 use crate::worker::outputs::{Output, Transmitter};
 use crate::xsk::{Mode, PortConfig, TxPort, Umem, XskError};
@@ -43,6 +44,17 @@ pub struct Opener<'p> {
     pub notes: Vec<String>,
     /// AF_XDP transmitters that need a new port when the route moves.
     pub successors: Vec<Successor>,
+}
+
+/// The transmit half of a queue that a worker receives from.
+#[derive(Debug)]
+pub struct OwnPort {
+    /// The device's number.
+    pub ifindex: u32,
+    /// The queue.
+    pub queue: u32,
+    /// The transmit half.
+    pub port: TxPort,
 }
 
 /// A worker's targets as they were opened.
@@ -80,22 +92,39 @@ impl<'p> Opener<'p> {
             .any(|target| target.transmit.value == Planned::Xsk)
     }
 
-    /// The outputs of one worker. `umem` holds the frames of its AF_XDP transmitters; `own_port` gives
-    /// the transmit half of a queue that the worker receives from, where the target's device is the
-    /// source itself.
+    /// Whether a target is sent to by UDP or by AF_XDP, as its traffic suits: VXLAN, unless the user chose,
+    /// on a device that takes Ethernet frames.
+    fn suits_itself(&self, index: usize) -> bool {
+        let target = &self.targets[index];
+        target.transmit.value == Planned::Udp
+            && self.asked[index] == TransmitChoice::Auto
+            && matches!(target.encapsulation, Encapsulation::Vxlan { .. })
+            && self.paths[index].load().problem != Some(PathProblem::NotEthernet)
+    }
+
+    /// Whether a tap's worker needs frames of its own to send from.
+    pub fn tap_needs_frames(&self) -> bool {
+        self.needs_frames() || (0..self.targets.len()).any(|index| self.suits_itself(index))
+    }
+
+    /// The outputs of one worker. `umem` holds the frames of its AF_XDP transmitters; `own_port` is
+    /// the transmit half of a queue that the worker receives from, for a target whose device is the
+    /// source itself. Only a `tap` sends to a target by UDP or AF_XDP as the traffic suits: a span's umem
+    /// would have to give up zero copy for it (one umem has one mode).
     ///
     /// # Errors
     /// A socket could not be opened and nothing else is allowed.
     pub fn open(
         &mut self,
         umem: Option<&Umem>,
-        mut own_port: Option<(u32, TxPort)>,
+        tap: bool,
+        mut own_port: Option<OwnPort>,
     ) -> anyhow::Result<Opened> {
         let mut opened = Opened::default();
         for index in 0..self.targets.len() {
             let counters = Arc::new(TargetCounters::default());
             let (transmitter, words) = self
-                .open_one(index, umem, &mut own_port)
+                .open_one(index, umem, tap, &mut own_port)
                 .with_context(|| format!("target {}", self.targets[index].url))?;
             opened.outputs.push(Output::new(
                 transmitter,
@@ -112,15 +141,17 @@ impl<'p> Opener<'p> {
         &mut self,
         index: usize,
         umem: Option<&Umem>,
-        own_port: &mut Option<(u32, TxPort)>,
+        tap: bool,
+        own_port: &mut Option<OwnPort>,
     ) -> anyhow::Result<(Transmitter, String)> {
         let target = &self.targets[index];
         match target.transmit.value {
+            Planned::Udp if tap && self.suits_itself(index) => self.open_auto(index, umem),
             Planned::Udp => open_udp(target),
             Planned::Raw => open_raw(target),
             Planned::Xsk => {
                 let refusal = match self.open_xsk(index, umem, own_port) {
-                    Ok(opened) => return Ok(opened),
+                    Ok((sender, words)) => return Ok((Transmitter::Xsk(Box::new(sender)), words)),
                     Err(error) => error,
                 };
                 let target = &self.targets[index];
@@ -132,10 +163,34 @@ impl<'p> Opener<'p> {
                     Encapsulation::Gre { .. } => open_raw(target)?,
                 };
                 self.notes.push(format!(
-                    "{}: {words} instead of AF_XDP: {refusal:#}",
-                    target.url
+                    "{}: {words} instead of AF_XDP: {}",
+                    target.url,
+                    explain(&refusal)
                 ));
                 Ok((transmitter, words))
+            }
+        }
+    }
+
+    fn open_auto(
+        &mut self,
+        index: usize,
+        umem: Option<&Umem>,
+    ) -> anyhow::Result<(Transmitter, String)> {
+        let (udp, words) = open_udp_sender(&self.targets[index])?;
+        match self.open_xsk(index, umem, &mut None) {
+            Ok((xsk, _)) => {
+                let sender = AutoSender::new(udp, xsk, self.targets[index].source_ports);
+                let words = format!("auto: {words}; xsk, copy, while runs are short");
+                Ok((Transmitter::Auto(Box::new(sender)), words))
+            }
+            Err(refusal) => {
+                self.notes.push(format!(
+                    "{}: {words} only, also while runs are short: {}",
+                    self.targets[index].url,
+                    explain(&refusal)
+                ));
+                Ok((Transmitter::Udp(Box::new(udp)), words))
             }
         }
     }
@@ -144,23 +199,23 @@ impl<'p> Opener<'p> {
         &mut self,
         index: usize,
         umem: Option<&Umem>,
-        own_port: &mut Option<(u32, TxPort)>,
-    ) -> anyhow::Result<(Transmitter, String)> {
+        own_port: &mut Option<OwnPort>,
+    ) -> anyhow::Result<(XskSender, String)> {
         let target = &self.targets[index];
         let Some(umem) = umem else {
             bail!("no frames to send from")
         };
-        let port = match own_port.take_if(|(ifindex, _)| *ifindex == target.ifindex) {
-            Some((_, port)) => port,
+        let (queue, port) = match own_port.take_if(|own| own.ifindex == target.ifindex) {
+            Some(own) => (own.queue, own.port),
             None => {
-                let queue = self.taken.entry(target.ifindex).or_insert(0);
-                let port = open_port(umem, &target.device, *queue)?;
-                *queue += 1;
-                port
+                let next = self.taken.entry(target.ifindex).or_insert(0);
+                let port = open_port(umem, &target.device, *next)?;
+                *next += 1;
+                (*next - 1, port)
             }
         };
         let words = format!("xsk, {}", port.obtained());
-        let mailbox = Arc::new(ArrayQueue::new(1));
+        let exchange = Exchange::new();
         let outer = Outer {
             tunnel: tunnel(target.encapsulation),
             destination: target.address,
@@ -170,15 +225,16 @@ impl<'p> Opener<'p> {
         self.successors.push(Successor::new(
             self.paths[index].clone(),
             umem.clone(),
-            mailbox.clone(),
+            exchange.clone(),
+            queue,
             target.ifindex,
         ));
         let bound = BoundPort {
             port,
             ifindex: target.ifindex,
         };
-        let sender = XskSender::new(bound, mailbox, outer, TX_RING as usize);
-        Ok((Transmitter::Xsk(Box::new(sender)), words))
+        let sender = XskSender::new(bound, exchange, outer, TX_RING as usize);
+        Ok((sender, words))
     }
 }
 
@@ -200,6 +256,11 @@ fn endpoint(target: &TargetPlan, port: u16) -> Endpoint {
 }
 
 fn open_udp(target: &TargetPlan) -> anyhow::Result<(Transmitter, String)> {
+    let (sender, words) = open_udp_sender(target)?;
+    Ok((Transmitter::Udp(Box::new(sender)), words))
+}
+
+fn open_udp_sender(target: &TargetPlan) -> anyhow::Result<(UdpSender, String)> {
     let Encapsulation::Vxlan { vni, port } = target.encapsulation else {
         bail!("a UDP socket sends VXLAN only");
     };
@@ -214,7 +275,7 @@ fn open_udp(target: &TargetPlan) -> anyhow::Result<(Transmitter, String)> {
         .as_ref()
         .map_or(UdpSend::Sendmmsg, |gso| gso.value);
     let sender = UdpSender::new(sockets, vni, send == UdpSend::Segment, DEFAULT_PACKETS);
-    Ok((Transmitter::Udp(Box::new(sender)), format!("udp, {send}")))
+    Ok((sender, format!("udp, {send}")))
 }
 
 fn open_raw(target: &TargetPlan) -> anyhow::Result<(Transmitter, String)> {

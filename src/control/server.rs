@@ -1,10 +1,10 @@
 //! The status socket: a UNIX socket that answers each connection with the status as JSON.
 //!
 //! Reachable by root alone. A path that a dead xtee left is taken over; one that a living xtee answers on
-//! is left alone, and the next free name beside it is used and told.
+//! is refused. The socket is opened before anything is attached, so that a refusal costs nothing.
 
 use std::io::{Read as _, Write as _};
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,29 +20,66 @@ use crate::telemetry::status::Status;
 /// Largest answer that a client takes.
 const LARGEST: u64 = 16 << 20;
 
+/// An opened status socket that does not answer yet; dropping it removes the socket.
+#[derive(Debug)]
+pub struct Door {
+    path: PathBuf,
+    listener: UnixListener,
+    /// Device and inode of what was made at `path`: only that is removed.
+    identity: Option<(u64, u64)>,
+}
+
+impl Door {
+    /// Listens on `path`; its folder is made if it is missing.
+    ///
+    /// # Errors
+    /// The path cannot be written, or a living xtee answers there.
+    pub fn open(path: &Path) -> anyhow::Result<Door> {
+        let listener = listen(path)?;
+        listener.set_nonblocking(true)?;
+        Ok(Door {
+            path: path.to_owned(),
+            listener,
+            identity: identity(path),
+        })
+    }
+}
+
+impl Drop for Door {
+    fn drop(&mut self) {
+        if self.identity.is_some() && self.identity == identity(&self.path) {
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}
+
+fn identity(path: &Path) -> Option<(u64, u64)> {
+    let found = std::fs::symlink_metadata(path).ok()?;
+    Some((found.dev(), found.ino()))
+}
+
 /// A running server; dropping it ends the thread and removes the socket.
 #[derive(Debug)]
 pub struct Server {
-    path: PathBuf,
+    door: Arc<Door>,
     ended: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Server {
-    /// Listens on `path`; its folder is made if it is missing.
+    /// Answers on an opened socket from now on.
     ///
     /// # Errors
-    /// The path cannot be written, or a living xtee answers there.
-    pub fn start(path: &Path, observer: Arc<Observer>) -> anyhow::Result<Server> {
-        let listener = listen(path)?;
-        listener.set_nonblocking(true)?;
+    /// The thread could not be made.
+    pub fn start(door: Door, observer: Arc<Observer>) -> anyhow::Result<Server> {
+        let door = Arc::new(door);
         let ended = Arc::new(AtomicBool::new(false));
-        let seen = ended.clone();
+        let (seen, opened) = (ended.clone(), door.clone());
         let thread = std::thread::Builder::new()
             .name("xtee-status".to_owned())
             .spawn(move || {
                 while !seen.load(Ordering::Acquire) {
-                    match listener.accept() {
+                    match opened.listener.accept() {
                         // A client that goes away is its own affair.
                         Ok((stream, _)) => drop(answer(stream, &observer)),
                         Err(_) => std::thread::sleep(Duration::from_millis(20)),
@@ -50,7 +87,7 @@ impl Server {
                 }
             })?;
         Ok(Server {
-            path: path.to_owned(),
+            door,
             ended,
             thread: Some(thread),
         })
@@ -59,7 +96,7 @@ impl Server {
     /// Where it listens.
     #[must_use]
     pub fn path(&self) -> &Path {
-        &self.path
+        &self.door.path
     }
 }
 
@@ -69,7 +106,6 @@ impl Drop for Server {
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
-        let _ = std::fs::remove_file(&self.path);
     }
 }
 

@@ -1,6 +1,7 @@
 //! Starting and ending a span: program, umem, sockets, workers, XDP, in this order, and back.
 
 use std::os::fd::{AsFd as _, OwnedFd};
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
@@ -9,7 +10,7 @@ use crossbeam::queue::ArrayQueue;
 
 use super::lock::{lock, InterfaceLock};
 use super::mirror::Shared;
-use super::outputs::{Opener, TX_RING};
+use super::outputs::{Opener, OwnPort, TX_RING};
 use super::tap::Started;
 use super::thread;
 use crate::bpf::attach::Hook;
@@ -22,9 +23,7 @@ use crate::worker::breaker::Watch;
 use crate::worker::counters::SourceCounters;
 use crate::worker::outputs::Outputs;
 use crate::worker::span::{Inbox, SpanWorker};
-use crate::xsk::{
-    open_both, BusyPoll, Mode, Obtained, Pool, PortConfig, RxPort, TxPort, Umem, UmemConfig,
-};
+use crate::xsk::{open_both, BusyPoll, Mode, Obtained, Pool, PortConfig, RxPort, Umem, UmemConfig};
 
 /// Slots of a receive ring.
 const RX_RING: u32 = 2048;
@@ -94,6 +93,7 @@ impl RunningSpan {
             .iter()
             .map(|_| Arc::new(ArrayQueue::new(INBOX)))
             .collect();
+        let handing_over = Arc::new(AtomicUsize::new(plan.workers.len()));
         let mut running = RunningSpan {
             program,
             threads: Vec::new(),
@@ -121,7 +121,7 @@ impl RunningSpan {
                 running.program.set_socket(*queue, port.as_fd())?;
                 running.queues.push(*queue);
             }
-            let opened = opener.open(Some(&running.umem), own)?;
+            let opened = opener.open(Some(&running.umem), false, own)?;
             let counters = Arc::new(SourceCounters::default());
             workers.push((worker.cpu, counters.clone()));
             targets.push((opened.counters, opened.transmit));
@@ -131,6 +131,7 @@ impl RunningSpan {
                     index: worker.index,
                     ports,
                     inboxes: inboxes.clone(),
+                    handing_over: handing_over.clone(),
                     room: settings.room,
                     outputs: Outputs::new(opened.outputs, Some(pool)),
                     watch: Watch::new(shared.breaker.clone(), shared.signatures.clone()),
@@ -150,7 +151,7 @@ impl RunningSpan {
             name: plan.name.clone(),
             kind: "span",
             mode: Mutex::new(String::new()),
-            program: running.program.counters_map()?,
+            program: running.program.counter_reader()?,
             rules: shared.rules,
             workers,
             sockets,
@@ -165,7 +166,7 @@ impl RunningSpan {
         settings: &Settings,
         opener: &Opener<'_>,
         pool: &mut Pool,
-    ) -> anyhow::Result<(Vec<RxPort>, Option<(u32, TxPort)>)> {
+    ) -> anyhow::Result<(Vec<RxPort>, Option<OwnPort>)> {
         let mode = match (settings.zero_copy, opener.needs_frames()) {
             (ZeroCopy::Require, _) => Mode::ZeroCopy,
             // One UMEM has one mode (libxdp), and the egress is bound in copy mode.
@@ -188,7 +189,11 @@ impl RunningSpan {
             config.busy_poll = settings.busy_poll.then_some(BUSY_POLL);
             let port = if sends_here && own.is_none() {
                 let (port, transmit) = open_both(&self.umem, &config, pool, stock)?;
-                own = Some((self.plan.ifindex, transmit));
+                own = Some(OwnPort {
+                    ifindex: self.plan.ifindex,
+                    queue,
+                    port: transmit,
+                });
                 port
             } else {
                 RxPort::open(&self.umem, &config, pool, stock)?

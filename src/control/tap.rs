@@ -12,6 +12,9 @@ use super::thread;
 use crate::bpf::skel::OwnFlow;
 use crate::bpf::tap::Tap;
 use crate::config::plan::{Attach, Capture, SourcePlan};
+use crate::host::hooks::{self, Attached, Hook, Hooks};
+use crate::host::link;
+use crate::host::netlink::Netlink;
 use crate::source::ring::Ring;
 use crate::source::sleep::Sleeper;
 use crate::telemetry::observer::SourceObserver;
@@ -23,7 +26,7 @@ use crate::worker::BATCH;
 use crate::xsk::{Umem, UmemConfig};
 
 /// Frames that the AF_XDP transmitters of one worker send from.
-const FRAMES: u32 = 4096;
+const FRAMES: u32 = 2560;
 
 /// A running tap.
 #[derive(Debug)]
@@ -75,11 +78,11 @@ impl RunningTap {
         let mut workers = Vec::new();
         let mut targets = Vec::new();
         for worker in &plan.workers {
-            let umem = match opener.needs_frames() {
+            let umem = match opener.tap_needs_frames() {
                 true => Some(frames()?),
                 false => None,
             };
-            let opened = opener.open(umem.as_ref(), None)?;
+            let opened = opener.open(umem.as_ref(), true, None)?;
             let pool = umem.as_ref().and_then(|umem| umem.pool(0));
             running.umems.extend(umem);
             let counters = Arc::new(SourceCounters::default());
@@ -106,7 +109,7 @@ impl RunningTap {
             name: plan.name.clone(),
             kind: "tap",
             mode: Mutex::new(String::new()),
-            program: running.program.counters_map()?,
+            program: running.program.counter_reader()?,
             rules: shared.rules,
             workers,
             sockets: Vec::new(),
@@ -119,13 +122,29 @@ impl RunningTap {
     /// # Errors
     /// The kernel refused.
     pub fn attach(&mut self) -> anyhow::Result<String> {
+        let SourcePlan {
+            ifindex, interface, ..
+        } = &self.plan;
+        let hooks = hooks_of(*ifindex).with_context(|| format!("cannot look at {interface}"))?;
         match self.attach {
-            Attach::Tcx => self
-                .program
-                .attach_tcx(self.plan.ifindex, &self.plan.interface)?,
-            Attach::Clsact => self
-                .program
-                .attach_clsact(self.plan.ifindex, &self.plan.interface)?,
+            Attach::Tcx => {
+                // Filters of a tap that was killed would go on copying into a ring that nobody reads.
+                // No living xtee has them: the interface's lock is ours.
+                if hooks.attached.iter().any(is_our_filter) {
+                    self.program.remove_stale_filters(*ifindex)?;
+                    tracing::info!("removed the clsact filters that an xtee left on {interface}");
+                }
+                self.program.attach_tcx(*ifindex, interface)?;
+            }
+            Attach::Clsact => {
+                if !hooks.clsact {
+                    tracing::warn!(
+                        "making the clsact qdisc of {interface}: the kernel drops what is sent in that moment. It \
+                         stays, so that this happens once; `tc qdisc add dev {interface} clsact` at boot avoids it"
+                    );
+                }
+                self.program.attach_clsact(*ifindex, interface)?;
+            }
         }
         Ok(self.attach.to_string())
     }
@@ -153,6 +172,16 @@ impl RunningTap {
     pub fn frames_home(&self) -> bool {
         self.umems.iter().all(|umem| umem.balance().all_home())
     }
+}
+
+fn hooks_of(ifindex: u32) -> anyhow::Result<Hooks> {
+    let mut netlink = Netlink::open()?;
+    let link = link::by_index(&mut netlink, ifindex)?;
+    Ok(hooks::on(&mut netlink, &link)?)
+}
+
+fn is_our_filter(attached: &Attached) -> bool {
+    attached.ours() && matches!(attached.hook, Hook::ClsactIngress | Hook::ClsactEgress)
 }
 
 fn frames() -> anyhow::Result<Umem> {

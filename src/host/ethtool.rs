@@ -57,7 +57,7 @@ impl EthtoolError {
 pub struct Feature {
     /// On now.
     pub on: bool,
-    /// Cannot be changed ("[fixed]" in `ethtool -k`).
+    /// Cannot be changed (`[fixed]` in `ethtool -k`).
     pub fixed: bool,
 }
 

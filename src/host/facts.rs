@@ -57,6 +57,11 @@ pub fn gather(interfaces: &[String], targets: &[TargetQuery]) -> Result<HostFact
             None => missing.push(name.clone()),
         }
     }
+    let here = |name: &String| links.values().any(|link| &link.name == name);
+    if !missing.is_empty() || !targets.iter().filter_map(|t| t.device.as_ref()).all(here) {
+        // Whoever has to say that one is not there names those that are.
+        wanted.extend(links.keys());
+    }
     let mut target_facts = Vec::with_capacity(targets.len());
     for target in targets {
         let (facts, devices) = target_facts_of(&mut netlink, &links, target)?;

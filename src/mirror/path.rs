@@ -15,7 +15,8 @@ pub enum PathProblem {
     NoNeighbour,
     /// The device is down or has no carrier.
     Down,
-    /// The device takes no Ethernet frames (tun, GRE, WireGuard), or the target is this host.
+    /// The device takes no Ethernet frames (tun, GRE, WireGuard), or the target is this host. Stops
+    /// AF_XDP alone.
     NotEthernet,
 }
 
@@ -85,6 +86,12 @@ impl PathState {
         }
     }
 
+    /// What stops copies that leave by a socket: the kernel routes them, so any device will do.
+    pub fn socket_problem(&self) -> Option<PathProblem> {
+        self.problem
+            .filter(|problem| *problem != PathProblem::NotEthernet)
+    }
+
     /// The same path, generations aside.
     pub fn same_as(&self, other: &Self) -> bool {
         let mut other = other.clone();
@@ -106,6 +113,14 @@ mod tests {
         assert_eq!(path.ethernet(), None);
         path.problem = None;
         assert_eq!(path.ethernet(), Some(([2, 0, 0, 0, 0, 1], [0; 6])));
+    }
+
+    #[test]
+    fn a_socket_needs_no_ethernet() {
+        let mut path = PathState::without_route("203.0.113.2".parse().unwrap());
+        assert_eq!(path.socket_problem(), Some(PathProblem::NoRoute));
+        path.problem = Some(PathProblem::NotEthernet);
+        assert_eq!(path.socket_problem(), None);
     }
 
     #[test]

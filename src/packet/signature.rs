@@ -2,8 +2,9 @@
 //!
 //! Where the copies leave through another tunnel on the tapped interface (tun, WireGuard without
 //! encryption, a relay), the program in the kernel cannot see the outer flow that it must not copy.
-//! Then our outer IPv4 header stands somewhere behind the frame's own, at any offset. Called by the
-//! worker on frames that it is about to copy; decides nothing and counts nothing.
+//! Then our outer IPv4 header stands somewhere behind the frame's own, at any offset. An ICMP error
+//! about a copy quotes it there as well. Called by the worker on frames that it is about to copy;
+//! decides nothing and counts nothing.
 
 use std::net::Ipv4Addr;
 use std::ops::RangeInclusive;
@@ -17,6 +18,8 @@ pub const SEARCHED_BYTES: usize = 192;
 const IPV4_HEADER: usize = 20;
 const UDP_HEADER: usize = 8;
 const ICMP_HEADER: usize = 8;
+/// The part of a GRE header that is always there.
+const GRE_FIXED: usize = 4;
 /// Place of the addresses in an IPv4 header.
 const ADDRESSES: usize = 12;
 
@@ -33,21 +36,45 @@ pub struct OwnFlow {
     pub source_ports: RangeInclusive<u16>,
 }
 
-/// Whether a header of one of `flows` stands in `frame` behind its own outermost IP header.
+/// What of ours stands in a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Own {
+    /// Nothing.
+    Nothing,
+    /// The beginning of a copy, quoted by an ICMP or ICMPv6 error: a passive sensor's kernel answers
+    /// with those. No copy came back; but a copy of the error would be answered by the next error.
+    Quoted,
+    /// A copy.
+    Copy,
+}
+
+/// What of `flows` stands in `frame` behind its own outermost IP header.
 ///
-/// An ICMP or ICMPv6 error that quotes one of our packets is no copy: the sensor's kernel answers
-/// with those. Costs two comparisons per 16 bytes and flow as long as nothing looks like us.
-pub fn holds_own_copy(frame: &[u8], flows: &[OwnFlow]) -> bool {
+/// Costs two comparisons per 16 bytes and flow as long as nothing looks like us.
+pub fn find(frame: &[u8], flows: &[OwnFlow]) -> Own {
     let Some(headers) = Headers::parse(frame) else {
-        return false;
+        return Own::Nothing;
     };
-    let start = match &headers.ip {
-        Some(ip) if is_icmp_error(frame, ip.protocol, ip.transport) => return false,
-        Some(ip) if ip.version == Version::V4 => ip.offset + IPV4_HEADER,
-        Some(ip) => ip.offset + 40,
-        None => ETHERNET_HEADER,
+    let (start, is_error) = match &headers.ip {
+        Some(ip) => {
+            let header = match ip.version {
+                Version::V4 => IPV4_HEADER,
+                Version::V6 => 40,
+            };
+            let is_error = is_icmp_error(frame, ip.protocol, ip.transport);
+            (ip.offset + header, is_error)
+        }
+        None => (ETHERNET_HEADER, false),
     };
-    flows.iter().any(|flow| search(frame, start, flow))
+    let mut found = Own::Nothing;
+    for flow in flows {
+        match search(frame, start, is_error, flow) {
+            Own::Copy => return Own::Copy,
+            Own::Quoted => found = Own::Quoted,
+            Own::Nothing => {}
+        }
+    }
+    found
 }
 
 fn is_icmp_error(frame: &[u8], protocol: u8, at: usize) -> bool {
@@ -67,20 +94,26 @@ fn is_icmp_error_type(kind: u8) -> bool {
     matches!(kind, 3 | 4 | 5 | 11 | 12)
 }
 
-fn search(frame: &[u8], start: usize, flow: &OwnFlow) -> bool {
+fn search(frame: &[u8], start: usize, is_error: bool, flow: &OwnFlow) -> Own {
     let end = frame.len().min(SEARCHED_BYTES + ADDRESSES + 8);
     let Some(mut window) = frame.get(start + ADDRESSES..end) else {
-        return false;
+        return Own::Nothing;
     };
     let mut at = start;
+    let mut own = Own::Nothing;
     while let Some(found) = find_addresses(window, flow) {
-        if is_own_header(frame, at + found, flow) {
-            return true;
+        let here = at + found;
+        let quoted = is_error || is_quoted(frame, here, flow);
+        if here < SEARCHED_BYTES && is_own_header(frame, here, quoted, flow) {
+            if !quoted {
+                return Own::Copy;
+            }
+            own = Own::Quoted;
         }
         window = window.get(found + 1..).unwrap_or(&[]);
-        at += found + 1;
+        at = here + 1;
     }
-    false
+    own
 }
 
 /// First place in `window` of the flow's source and destination address.
@@ -112,11 +145,9 @@ fn may_hold(window: &[u8], [c, d, g, h]: [u8; 4]) -> bool {
     any != 0
 }
 
-/// Whether an IPv4 header of `flow` with its tunnel header stands at `at`.
-fn is_own_header(frame: &[u8], at: usize, flow: &OwnFlow) -> bool {
-    if at >= SEARCHED_BYTES || is_quoted(frame, at, flow) {
-        return false;
-    }
+/// Whether an IPv4 header of `flow` with its tunnel header stands at `at`. A quotation may end within the
+/// tunnel header: RFC 792 promises 8 bytes behind the IP header, no more.
+fn is_own_header(frame: &[u8], at: usize, quoted: bool, flow: &OwnFlow) -> bool {
     let Some(packet) = frame.get(at..) else {
         return false;
     };
@@ -127,14 +158,21 @@ fn is_own_header(frame: &[u8], at: usize, flow: &OwnFlow) -> bool {
     let Some(payload) = packet.get(IPV4_HEADER..) else {
         return false;
     };
+    let begins = |bytes: &[u8], header: &[u8]| {
+        bytes.starts_with(header) || quoted && header.starts_with(bytes)
+    };
     match (packet.get(9).copied(), flow.tunnel) {
         (Some(protocol::UDP), Tunnel::Vxlan { vni, port }) => {
             let from_us = be16(payload, 0).is_some_and(|port| flow.source_ports.contains(&port));
-            let header = payload.get(UDP_HEADER..UDP_HEADER + vxlan::HEADER);
-            from_us && be16(payload, 2) == Some(port) && header == Some(&vxlan::header(vni))
+            let header = payload.get(UDP_HEADER..).unwrap_or(&[]);
+            from_us && be16(payload, 2) == Some(port) && begins(header, &vxlan::header(vni))
         }
-        (Some(protocol::GRE), Tunnel::Gre { key, sequence }) => gre::parse(payload)
-            .is_some_and(|header| header.key == key && header.sequence.is_some() == sequence),
+        (Some(protocol::GRE), Tunnel::Gre { key, sequence }) => {
+            // Without the sequence number, which comes last.
+            let header = gre::header(key, sequence.then_some(0));
+            let length = gre::length(key.is_some(), false);
+            payload.len() >= GRE_FIXED && begins(payload, &header[..length])
+        }
         _ => false,
     }
 }

@@ -19,6 +19,9 @@ const BUSY: u32 = 1 << 31;
 const DISCARDED: u32 = 1 << 30;
 /// `BPF_RINGBUF_HDR_SZ`: length with the two flags, then the page offset.
 const RECORD_HEADER: usize = 8;
+/// Bytes of a batch: what is summed for its checksum is still in the core's own cache when the kernel
+/// copies it to send, and the ring's space comes back early.
+const BATCH_BYTES: u64 = 192 << 10;
 /// `struct xtee_record` of `bpf/abi.h`; a test holds the two together.
 const META: usize = 48;
 
@@ -151,7 +154,11 @@ impl Ring {
         self.batch.metas.clear();
         let page = page_size_cached(self.producer.length, self.size);
         let end = self.producer.position().load(Ordering::Acquire);
-        while self.position != end && self.batch.frames.len() < self.batch.frames.capacity() {
+        let start = self.position;
+        while self.position != end
+            && self.batch.frames.len() < self.batch.frames.capacity()
+            && self.position - start < BATCH_BYTES
+        {
             let at = page + (self.position & (self.size - 1)) as usize;
             let header = self.record_word(at).load(Ordering::Acquire);
             if header & BUSY != 0 {

@@ -5,12 +5,11 @@ use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
-use libbpf_rs::MapHandle;
 
 use super::status::{
     add_drop, nothing_dropped, BreakerStatus, SourceStatus, Status, TargetStatus, WorkerStatus,
 };
-use crate::bpf;
+use crate::bpf::{self, counters::CounterReader};
 use crate::mirror::path::PathState;
 use crate::reason::Reason;
 use crate::worker::breaker::Breaker;
@@ -27,7 +26,7 @@ pub struct SourceObserver {
     /// How it captures; known once it is attached.
     pub mode: Mutex<String>,
     /// The program's counters.
-    pub program: MapHandle,
+    pub program: CounterReader,
     /// Number of rules in force.
     pub rules: usize,
     /// Each worker's CPU and counters.
@@ -43,6 +42,8 @@ pub struct TargetObserver {
     pub url: String,
     /// Who sends, by worker; the same text where all have the same.
     pub transmit: Vec<String>,
+    /// Copies leave by a socket, which any device will do for.
+    pub by_socket: bool,
     /// Its path.
     pub path: Arc<ArcSwap<PathState>>,
     /// Each worker's counters.
@@ -90,7 +91,7 @@ impl Observer {
 
 impl SourceObserver {
     fn status(&self) -> Result<SourceStatus, bpf::Error> {
-        let program = bpf::counters::read(&self.program)?;
+        let program = self.program.read()?;
         let mut dropped = nothing_dropped();
         for reason in Reason::ALL {
             let workers: u64 = self
@@ -162,8 +163,15 @@ impl TargetObserver {
             add_drop(&mut dropped, reason, packets);
         }
         let path = self.path.load();
+        let problem = match self.by_socket {
+            true => path.socket_problem(),
+            false => path.problem,
+        };
         let mut transmit = self.transmit.clone();
         transmit.dedup();
+        if sum(|worker| worker.by_xsk.get()) > 0 {
+            transmit.push("xsk now".to_owned());
+        }
         let runs = sum(|worker| worker.runs.get());
         TargetStatus {
             url: self.url.clone(),
@@ -173,8 +181,8 @@ impl TargetObserver {
             sent_bytes: sum(|worker| worker.sent_bytes.get()),
             dropped,
             in_flight: sum(|worker| worker.in_flight.get()),
-            healthy: path.problem.is_none(),
-            path: match path.problem {
+            healthy: problem.is_none(),
+            path: match problem {
                 Some(problem) => problem.describe().to_owned(),
                 None => format!("by {} from {}", path.device, path.source_ip),
             },

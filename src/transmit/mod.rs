@@ -4,22 +4,34 @@
 //! reason, or in flight. It never waits and never tries a packet again later. Opening sockets is
 //! `open`'s, called by control before the worker starts.
 
+pub mod auto;
 mod batch;
 pub mod open;
 pub mod raw;
 pub mod udp;
 pub mod xsk;
 
+use std::os::fd::BorrowedFd;
+
 use crate::mirror::path::{PathProblem, PathState};
 use crate::reason::Reason;
 
-/// Why nothing can be sent on this path now, if so.
+/// Why AF_XDP cannot send on this path now, if so.
 #[must_use]
 pub fn path_reason(path: &PathState) -> Option<Reason> {
     path.problem.map(|problem| match problem {
         PathProblem::NoRoute | PathProblem::Down | PathProblem::NotEthernet => Reason::NoRoute,
         PathProblem::NoNeighbour => Reason::NoNeighbour,
     })
+}
+
+/// Why a socket cannot send on this path now, if so. The kernel resolves the next hop for it.
+#[must_use]
+fn socket_reason(path: &PathState) -> Option<Reason> {
+    match path.socket_problem() {
+        Some(PathProblem::NoRoute | PathProblem::Down) => Some(Reason::NoRoute),
+        _ => None,
+    }
 }
 
 /// What an errno of a send means for the balance.
@@ -33,6 +45,21 @@ pub fn send_reason(errno: i32) -> Reason {
         }
         _ => Reason::SendError,
     }
+}
+
+/// Times that one message is tried again because an ICMP error about an earlier one was reported.
+const MOST_RETRIES: u32 = 8;
+
+/// Whether to try a refused message again. A pending ICMP error (the kernel of a passive sensor answers port
+/// unreachable) has nothing to do with this message: it costs no copy, however fast they come.
+fn retry(socket: BorrowedFd<'_>, errno: i32, retries: &mut u32) -> bool {
+    if *retries == MOST_RETRIES || matches!(errno, libc::EMSGSIZE | libc::ENOBUFS | libc::EAGAIN) {
+        return false;
+    }
+    *retries += 1;
+    // Reporting an error takes it off the socket, also when there was no room for it in the queue: the
+    // first retry needs no proof.
+    open::clear_errors(socket) > 0 || *retries == 1
 }
 
 #[cfg(test)]

@@ -204,10 +204,12 @@ fn check(result: libc::c_int) -> io::Result<()> {
     Ok(())
 }
 
-/// Takes pending errors off a socket's error queue (a few: more will be reported again).
-pub(super) fn clear_errors(socket: BorrowedFd<'_>) {
+/// Takes all pending errors off a socket's error queue; returns how many. The receive buffer bounds
+/// them, and so does this.
+pub(super) fn clear_errors(socket: BorrowedFd<'_>) -> usize {
+    const MOST: usize = 1024;
     let mut byte = [0u8; 1];
-    for _ in 0..8 {
+    for taken in 0..MOST {
         // SAFETY: a buffer of the given length that outlives the call.
         let received = unsafe {
             libc::recv(
@@ -218,7 +220,8 @@ pub(super) fn clear_errors(socket: BorrowedFd<'_>) {
             )
         };
         if received < 0 {
-            break;
+            return taken;
         }
     }
+    MOST
 }

@@ -5,7 +5,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 
 use super::batch::{Batch, Sent};
-use super::{path_reason, send_reason};
+use super::{retry, send_reason, socket_reason};
 use crate::mirror::path::PathState;
 use crate::packet::encap::gre;
 use crate::packet::Packets;
@@ -50,8 +50,8 @@ impl RawSender {
         counters: &TargetCounters,
     ) {
         counters.offered.add(packets.len() as u64);
-        if let Some(Reason::NoRoute) = path_reason(path) {
-            counters.dropped.add(Reason::NoRoute, packets.len() as u64);
+        if let Some(reason) = socket_reason(path) {
+            counters.dropped.add(reason, packets.len() as u64);
             return;
         }
         let limit = (path.mtu as usize).saturating_sub(IP_HEADER + self.header_length);
@@ -81,7 +81,7 @@ impl RawSender {
     fn send_all(&mut self, counters: &TargetCounters) {
         let socket = self.socket.as_fd();
         let mut at = 0;
-        let mut tried = false;
+        let mut retries = 0;
         while at < self.batch.len() {
             counters.calls.add(1);
             let errno = match self.batch.send(socket, at) {
@@ -93,19 +93,16 @@ impl RawSender {
                             .add(self.batch.bytes(message) + IP_HEADER as u64);
                     }
                     at += count;
-                    tried = false;
+                    retries = 0;
                     continue;
                 }
                 Sent::Messages(_) => libc::EIO,
                 Sent::Refused(errno) => errno,
             };
-            if !tried && !matches!(errno, libc::EMSGSIZE | libc::ENOBUFS | libc::EAGAIN) {
-                // As in `udp`: a pending ICMP error costs no copy.
-                tried = true;
-                super::open::clear_errors(socket);
+            if retry(socket, errno, &mut retries) {
                 continue;
             }
-            tried = false;
+            retries = 0;
             counters.dropped.add(send_reason(errno), 1);
             at += 1;
         }

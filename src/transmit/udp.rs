@@ -6,7 +6,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 
 use super::batch::{Batch, Sent};
-use super::{path_reason, send_reason};
+use super::{retry, send_reason, socket_reason};
 use crate::mirror::path::PathState;
 use crate::packet::encap::vxlan;
 use crate::packet::{PacketRef, Packets};
@@ -60,6 +60,12 @@ impl UdpSender {
         }
     }
 
+    /// Whether runs leave as super-packets.
+    #[must_use]
+    pub fn segments(&self) -> bool {
+        self.segment
+    }
+
     /// Sends a batch: every packet is counted as sent or dropped when this returns.
     pub fn send(
         &mut self,
@@ -69,8 +75,8 @@ impl UdpSender {
         counters: &TargetCounters,
     ) {
         counters.offered.add(packets.len() as u64);
-        if let Some(Reason::NoRoute) = path_reason(path) {
-            counters.dropped.add(Reason::NoRoute, packets.len() as u64);
+        if let Some(reason) = socket_reason(path) {
+            counters.dropped.add(reason, packets.len() as u64);
             return;
         }
         self.group(packets, path, counters);
@@ -171,7 +177,7 @@ impl UdpSender {
         let socket = self.sockets[port].as_fd();
         let batch = &mut self.batch;
         let mut at = 0;
-        let mut tried = false;
+        let mut retries = 0;
         while at < batch.len() {
             counters.calls.add(1);
             let errno = match batch.send(socket, at) {
@@ -184,21 +190,17 @@ impl UdpSender {
                             .add(batch.bytes(message) + sent * UDP_IP_HEADERS);
                     }
                     at += count;
-                    tried = false;
+                    retries = 0;
                     self.invalid = 0;
                     continue;
                 }
                 Sent::Messages(_) => libc::EIO,
                 Sent::Refused(errno) => errno,
             };
-            if !tried && !matches!(errno, libc::EMSGSIZE | libc::ENOBUFS | libc::EAGAIN) {
-                // A pending ICMP error (the kernel of a passive sensor answers port unreachable) is
-                // reported once and has nothing to do with this message: it costs no copy.
-                tried = true;
-                super::open::clear_errors(socket);
+            if retry(socket, errno, &mut retries) {
                 continue;
             }
-            tried = false;
+            retries = 0;
             if batch.packets(at) > 1 && matches!(errno, libc::EIO | libc::EINVAL) {
                 // EIO: the device has no checksum offload, so it never will. EINVAL can have passing
                 // causes; size and count are right here, so three in a row are taken for the same.

@@ -44,14 +44,37 @@ pub struct BoundPort {
     pub ifindex: u32,
 }
 
-/// Where control leaves a port on another device after the route has moved.
-pub type Mailbox = Arc<ArrayQueue<BoundPort>>;
+/// What control and a transmitter exchange after the route has moved. One place each.
+#[derive(Clone, Debug)]
+pub struct Exchange {
+    /// Where control leaves a port on the new device.
+    pub successor: Arc<ArrayQueue<BoundPort>>,
+    /// Where the transmitter leaves the old one: closing it waits for the kernel, so control does it.
+    pub left: Arc<ArrayQueue<BoundPort>>,
+}
+
+impl Exchange {
+    /// Nothing is there yet.
+    #[must_use]
+    pub fn new() -> Exchange {
+        Exchange {
+            successor: Arc::new(ArrayQueue::new(1)),
+            left: Arc::new(ArrayQueue::new(1)),
+        }
+    }
+}
+
+impl Default for Exchange {
+    fn default() -> Self {
+        Exchange::new()
+    }
+}
 
 /// Sends by AF_XDP.
 #[derive(Debug)]
 pub struct XskSender {
     bound: BoundPort,
-    mailbox: Mailbox,
+    exchange: Exchange,
     outer: Outer,
     template: Option<OuterTemplate>,
     generation: u64,
@@ -63,13 +86,13 @@ pub struct XskSender {
 }
 
 impl XskSender {
-    /// On a bound port; `mailbox` is where control leaves its successor. At most `ring` packets are in
+    /// On a bound port; `exchange` is where control leaves its successor. At most `ring` packets are in
     /// flight.
     #[must_use]
-    pub fn new(bound: BoundPort, mailbox: Mailbox, outer: Outer, ring: usize) -> XskSender {
+    pub fn new(bound: BoundPort, exchange: Exchange, outer: Outer, ring: usize) -> XskSender {
         XskSender {
             bound,
-            mailbox,
+            exchange,
             outer,
             template: None,
             generation: 0,
@@ -89,7 +112,7 @@ impl XskSender {
     ) -> Option<Reason> {
         self.reclaim(pool, counters);
         if path.ifindex != self.bound.ifindex {
-            if let Some(successor) = self.mailbox.pop() {
+            if let Some(successor) = self.exchange.successor.pop() {
                 self.replace(successor, pool, counters);
             }
         }
@@ -110,7 +133,7 @@ impl XskSender {
     }
 
     fn make_template(&self, path: &PathState) -> Option<OuterTemplate> {
-        let (source_mac, destination_mac) = path.ethernet()?;
+        let (destination_mac, source_mac) = path.ethernet()?;
         let source = match (self.outer.source, path.source_ip) {
             (Some(source), _) => source,
             (None, IpAddr::V4(source)) => source,
@@ -137,7 +160,9 @@ impl XskSender {
         self.lengths.clear();
         self.owed = 0;
         counters.in_flight.set(0);
-        self.bound = successor;
+        let left = std::mem::replace(&mut self.bound, successor);
+        // Full only if the route has moved twice within a round of control: then it closes here.
+        drop(self.exchange.left.push(left));
         self.template = None;
     }
 

@@ -8,13 +8,14 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
 
-use crate::packet::signature::{holds_own_copy, OwnFlow};
+use crate::packet::signature::{find, Own, OwnFlow};
 
 /// Frames with our own copy inside one window that open the breaker.
 const LIMIT: u64 = 16;
 /// The window, nanoseconds.
 const WINDOW: u64 = 1_000_000_000;
-/// How long it stays open at first; it doubles each time, up to [`LONGEST`].
+/// How long it stays open at first; it doubles each time, up to [`LONGEST`], and begins anew after it has
+/// been closed for as long as that.
 const HOLD: u64 = 10_000_000_000;
 /// The longest time it stays open.
 const LONGEST: u64 = 320_000_000_000;
@@ -65,7 +66,11 @@ impl Breaker {
         }
         let hits = self.0.hits.fetch_add(1, Ordering::Relaxed) + 1;
         if hits == LIMIT && !self.is_open(now) {
-            let hold = self.0.hold.load(Ordering::Relaxed).max(HOLD);
+            let closed_for = now.saturating_sub(self.0.open_until.load(Ordering::Relaxed));
+            let hold = match self.0.hold.load(Ordering::Relaxed) {
+                longer if longer > HOLD && closed_for <= LONGEST => longer,
+                _ => HOLD,
+            };
             self.0
                 .hold
                 .store((hold * 2).min(LONGEST), Ordering::Relaxed);
@@ -94,6 +99,8 @@ pub enum Look {
     Clear,
     /// Our own copy stands inside: never copy it.
     OwnCopy,
+    /// An error about our own copy: never copy it, for the copy would be answered by the next error.
+    OwnError,
     /// The breaker is open: copy nothing.
     Open,
 }
@@ -122,11 +129,14 @@ impl Watch {
             }
             self.skipped = 0;
         }
-        if holds_own_copy(frame, &self.flows) {
-            self.breaker.hit(now);
-            return Look::OwnCopy;
+        match find(frame, &self.flows) {
+            Own::Nothing => Look::Clear,
+            Own::Quoted => Look::OwnError,
+            Own::Copy => {
+                self.breaker.hit(now);
+                Look::OwnCopy
+            }
         }
-        Look::Clear
     }
 }
 
@@ -161,6 +171,21 @@ mod tests {
         }
         assert!(breaker.is_open(again + LIMIT + HOLD));
         assert!(!breaker.is_open(again + LIMIT + 2 * HOLD));
+    }
+
+    #[test]
+    fn after_a_long_calm_it_holds_as_shortly_as_at_first() {
+        let breaker = Breaker::default();
+        let open_at = |now: u64| {
+            (0..LIMIT).for_each(|_| breaker.hit(now));
+            breaker.remaining(now)
+        };
+        let mut now = 5 * WINDOW;
+        for hold in [HOLD, 2 * HOLD, 4 * HOLD] {
+            assert_eq!(open_at(now), hold);
+            now += hold + WINDOW;
+        }
+        assert_eq!(open_at(now + LONGEST), HOLD);
     }
 
     #[test]

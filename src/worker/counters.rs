@@ -103,6 +103,8 @@ pub struct TargetCounters {
     pub runs: Counter,
     /// Packets in those runs.
     pub run_packets: Counter,
+    /// 1 while AF_XDP sends what UDP sockets could send too.
+    pub by_xsk: Counter,
     /// 1 once the device has refused super-packets, so that copies go out one by one.
     pub gso_refused: Counter,
 }

@@ -9,6 +9,7 @@ use super::counters::TargetCounters;
 use crate::mirror::path::PathState;
 use crate::packet::Packets;
 use crate::source::Frames;
+use crate::transmit::auto::AutoSender;
 use crate::transmit::raw::RawSender;
 use crate::transmit::udp::UdpSender;
 use crate::transmit::xsk::XskSender;
@@ -23,6 +24,19 @@ pub enum Transmitter {
     Raw(Box<RawSender>),
     /// AF_XDP.
     Xsk(Box<XskSender>),
+    /// UDP sockets or AF_XDP, as the traffic suits.
+    Auto(Box<AutoSender>),
+}
+
+impl Transmitter {
+    /// The AF_XDP transmitter, where there is one.
+    fn xsk(&mut self) -> Option<&mut XskSender> {
+        match self {
+            Transmitter::Xsk(sender) => Some(sender),
+            Transmitter::Auto(sender) => Some(sender.xsk()),
+            Transmitter::Udp(_) | Transmitter::Raw(_) => None,
+        }
+    }
 }
 
 /// One target of one worker.
@@ -96,7 +110,10 @@ impl Outputs {
             (Transmitter::Xsk(sender), Some(pool)) => {
                 sender.send(packets, frames, path, pool, &output.counters)
             }
-            (Transmitter::Xsk(_), None) => {
+            (Transmitter::Auto(sender), Some(pool)) => {
+                sender.send(packets, frames, path, pool, &output.counters);
+            }
+            (Transmitter::Xsk(_) | Transmitter::Auto(_), None) => {
                 // Control never makes an AF_XDP output without a pool; the balance holds all the same.
                 output.counters.offered.add(packets.len() as u64);
                 output
@@ -159,7 +176,7 @@ impl Outputs {
             return;
         };
         for output in &mut self.list {
-            if let Transmitter::Xsk(sender) = &mut output.transmitter {
+            if let Some(sender) = output.transmitter.xsk() {
                 sender.idle(pool, &output.counters);
             }
         }
@@ -171,7 +188,7 @@ impl Outputs {
             return;
         };
         for output in &mut self.list {
-            if let Transmitter::Xsk(sender) = &mut output.transmitter {
+            if let Some(sender) = output.transmitter.xsk() {
                 sender.drain(limit, pool, &output.counters);
             }
         }

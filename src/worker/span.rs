@@ -3,6 +3,7 @@
 //! NICs hash asymmetrically, so the two directions of a flow arrive on different queues, while a flow
 //! has one worker: a frame that belongs to another worker is handed over, by a bounded lock-free queue.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::Arc;
 
 use crossbeam::queue::ArrayQueue;
@@ -22,6 +23,10 @@ use crate::xsk::{ReceivedFrame, RxPort};
 /// Frames on their way from one worker to another.
 pub type Inbox = Arc<ArrayQueue<ReceivedFrame>>;
 
+/// Rounds of a millisecond in which nothing arrived, after which the queues of a detached source are
+/// taken to be empty: a poll of the driver that began before the detach has ended by then.
+const QUIET_ROUNDS: u32 = 5;
+
 /// A span's worker before it runs.
 #[derive(Debug)]
 pub struct SpanWorker {
@@ -31,6 +36,8 @@ pub struct SpanWorker {
     pub ports: Vec<RxPort>,
     /// The inboxes of all workers of the source, its own among them.
     pub inboxes: Vec<Inbox>,
+    /// How many of these workers may still hand frames over; all of them at first.
+    pub handing_over: Arc<AtomicUsize>,
     /// Bytes that the XDP program makes in front of each frame.
     pub room: usize,
     /// Its targets.
@@ -56,27 +63,31 @@ impl SpanWorker {
             room: self.room,
         };
         let mut quiet = 0;
+        let mut hands_over = true;
         loop {
+            // Asked before the look into the inbox: once nobody hands over, what is there is all.
+            let alone = self.handing_over.load(Ordering::Acquire) == 0;
             self.receive(&mut arrived);
+            quiet = if arrived.is_empty() { quiet + 1 } else { 0 };
             self.sort(&mut arrived, &mut mine);
             self.take_inbox(&mut mine);
-            if mine.list.is_empty() {
-                self.outputs.idle();
+            if !mine.list.is_empty() {
+                self.process(&mut packets, &mut mine);
                 self.refill();
-                if self.stop.asked() {
-                    // Others may still hand over: a few quiet rounds of a millisecond end it.
-                    quiet += 1;
-                    if quiet > 20 {
-                        break;
-                    }
-                }
-                self.counters.sleeps.add(1);
-                poll.wait(1);
                 continue;
             }
-            quiet = 0;
-            self.process(&mut packets, &mut mine);
+            self.outputs.idle();
             self.refill();
+            if !self.stop.asked() {
+                quiet = 0;
+            } else if alone {
+                break;
+            } else if hands_over && quiet >= QUIET_ROUNDS {
+                hands_over = false;
+                self.handing_over.fetch_sub(1, Ordering::Release);
+            }
+            self.counters.sleeps.add(1);
+            poll.wait(1);
         }
         self.outputs.drain(DRAIN);
         self.counters.ended.set(1);
@@ -97,7 +108,7 @@ impl SpanWorker {
         }
         for frame in arrived.drain(..) {
             let hash = flow::hash_frame(frame.bytes().get(self.room..).unwrap_or(&[]));
-            let owner = (u64::from(hash) * workers >> 32) as usize;
+            let owner = ((u64::from(hash) * workers) >> 32) as usize;
             if owner == self.index {
                 mine.list.push(frame);
                 continue;
@@ -144,7 +155,7 @@ impl SpanWorker {
                     self.counters.own_signatures.add(1);
                     Some(Reason::LoopBreaker)
                 }
-                Look::Open => Some(Reason::LoopBreaker),
+                Look::OwnError | Look::Open => Some(Reason::LoopBreaker),
             };
             let Some(reason) = reason else {
                 self.counters.frames.add(1);

@@ -18,8 +18,8 @@ use super::error::{bind_remedy, kernel_error, XskError};
 use super::umem::{ring_size, Shared};
 
 /// The kernel frees a closed socket's queue in a work item: a bind right after a close gives EBUSY
-/// for 10 to 50 ms. After this long it is somebody else's.
-const BUSY_RETRIES: u32 = 20;
+/// for 10 to 50 ms, under load for 200 ms and more. After this long it is somebody else's.
+const BUSY_RETRIES: u32 = 50;
 const BUSY_PAUSE: Duration = Duration::from_millis(10);
 
 /// In zero copy the same work item tells the driver to stop, so a NIC may write into frames for

@@ -40,7 +40,9 @@ class Xtee:
         before = None
         while time.monotonic() < deadline:
             status = self.status()
-            counters = [status["sources"], status["targets"]]
+            # A worker counts its sleeps, so it never rests; packets are counted beside it.
+            sources = [{key: value for key, value in source.items() if key != "workers"} for source in status["sources"]]
+            counters = [sources, status["targets"]]
             if counters == before and not any(target["in_flight"] for target in status["targets"]):
                 return status
             before = counters

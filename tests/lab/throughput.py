@@ -7,6 +7,8 @@ from statistics import median
 import mirror
 
 ROUNDS, SECONDS = 2, 3
+# Both ends of production; the mirror's poller has another CPU, as it would on a host of its own.
+PRODUCTION_CPU = "0"
 # A mirror that takes production's CPU or slows its packets shows far below this; what remains above is
 # the share that the poller takes of a small machine on which all hosts of the lab run.
 LEAST_KEPT = 0.5
@@ -45,13 +47,13 @@ class Production:
 def iperf(client, address, direction):
     """Gbit/s of one TCP connection; `out` is from the server, the instance, to the client."""
     reverse = ["-R"] if direction == "out" else []
-    result = json.loads(client.run("iperf3", "-c", address, "-t", SECONDS, "-J", *reverse))
+    result = json.loads(client.run("taskset", "-c", PRODUCTION_CPU, "iperf3", "-c", address, "-t", SECONDS, "-J", *reverse))
     return result["end"]["sum_received"]["bits_per_second"] / 1e9
 
 
 def measure(client, instance, address, start_mirror):
     """Alternates; the mirror may drop copies here (production comes first), but has to count each of them."""
-    server = instance.start("iperf3", "iperf3", "--forceflush", "-s", "-B", address)
+    server = instance.start("iperf3", "taskset", "-c", PRODUCTION_CPU, "iperf3", "--forceflush", "-s", "-B", address)
     server.wait_for_output("Server listening")
     result = Production()
     for _ in range(ROUNDS):

@@ -174,7 +174,8 @@ fn transmitter(
         )),
         (TransmitChoice::Auto, _) if !gre => Ok(Choice::new(
             Transmitter::Udp,
-            "VXLAN: a UDP socket follows the kernel's routes, neighbours and policy rules",
+            "VXLAN: a UDP socket follows the kernel's routes, neighbours and policy rules; a tap \
+             changes to AF_XDP while equal packets come in short runs",
         )),
         (TransmitChoice::Auto, None) => Ok(Choice::new(
             Transmitter::Xsk,

@@ -77,7 +77,8 @@ fn on_tc(
     tcx: bool,
 ) -> Check {
     let what = format!("{} on {}", attached.describe(), hook.describe());
-    match place(attached, hooks, tcx) {
+    let ours = ours(hook.ingress(), hooks);
+    match place(attached, ours, hooks, tcx) {
         Place::After => Check::ok(
             area,
             format!(
@@ -90,47 +91,53 @@ fn on_tc(
                 None => "may end the chain".to_owned(),
             };
             let missed = if hook.ingress() { "incoming" } else { "outgoing" };
-            let tc_hook = if hook.ingress() { "ingress" } else { "egress" };
-            let remedy = match hook {
-                Hook::TcxIngress | Hook::TcxEgress => {
-                    "restart xtee: it attaches itself first".to_owned()
-                }
-                _ => format!(
-                    "tc filter show dev {interface} {tc_hook}  (give it a pref above 1; with kernel 6.6 or newer xtee uses tcx, which runs first)"
-                ),
-            };
             Check::warning(
                 area,
                 format!(
-                    "{what} stands before xtee and {ends}: {missed} packets that it consumes, redirects or drops are not copied"
+                    "{what} stands before xtee and {ends}: {missed} packets that it consumes, redirects, drops or lets pass by itself are not copied"
                 ),
-                remedy,
+                remedy(interface, hook, ours, tcx),
             )
         }
     }
 }
 
-fn place(attached: &Attached, hooks: &Hooks, tcx: bool) -> Place {
-    let on_tcx = matches!(attached.hook, Hook::TcxIngress | Hook::TcxEgress);
-    // tcx runs before clsact, whatever the priorities.
-    if tcx && !on_tcx {
-        return Place::After;
+fn remedy(interface: &str, hook: Hook, ours: Option<&Attached>, tcx: bool) -> String {
+    let legacy = |hook| matches!(hook, Hook::ClsactIngress | Hook::ClsactEgress);
+    if !legacy(hook) && !ours.is_some_and(|ours| legacy(ours.hook)) {
+        "restart xtee: it attaches itself first".to_owned()
+    } else if tcx {
+        "attach = \"auto\": by tcx xtee runs first".to_owned()
+    } else {
+        let direction = if hook.ingress() { "ingress" } else { "egress" };
+        format!(
+            "tc filter show dev {interface} {direction}  (give it a pref above 1; with kernel 6.6 or newer xtee uses tcx, which runs first)"
+        )
     }
-    // On the same hook the list is in running order.
-    let same: Vec<&Attached> = hooks
-        .attached
-        .iter()
-        .filter(|other| other.hook == attached.hook)
-        .collect();
-    let theirs = same.iter().position(|other| *other == attached);
-    match same.iter().position(|other| other.ours()) {
-        Some(ours) if theirs < Some(ours) => Place::Before,
-        Some(_) => Place::After,
-        // Not attached yet. On tcx xtee goes first; on clsact it takes priority 1, and an older
-        // filter of the same priority keeps its place.
-        None if on_tcx => Place::After,
-        None if attached.priority <= Some(1) => Place::Before,
-        None => Place::After,
+}
+
+/// Ours in a direction, if xtee is attached.
+fn ours(ingress: bool, hooks: &Hooks) -> Option<&Attached> {
+    hooks.attached.iter().find(|attached| {
+        attached.ours() && attached.hook != Hook::Xdp && attached.hook.ingress() == ingress
+    })
+}
+
+fn place(attached: &Attached, ours: Option<&Attached>, hooks: &Hooks, tcx: bool) -> Place {
+    // Within a direction the list is in running order, tcx before clsact.
+    let position = |wanted| hooks.attached.iter().position(|other| other == wanted);
+    let before = match ours {
+        Some(ours) => position(attached) < position(ours),
+        // Not attached yet. On tcx xtee goes first, and tcx runs before clsact, whatever the priorities.
+        None if tcx => false,
+        // On clsact it takes priority 1, where bpf filters run newest first (cls_bpf_change) and other
+        // kinds keep the place to themselves.
+        None => attached.priority == Some(1) && attached.kind != "bpf",
+    };
+    if before {
+        Place::Before
+    } else {
+        Place::After
     }
 }
 
@@ -191,11 +198,35 @@ mod tests {
     fn legacy_filters_run_after_tcx_and_by_priority_without_it() {
         let first = program(Hook::ClsactEgress, "other", Some(1));
         let later = program(Hook::ClsactEgress, "other", Some(50));
+        let ours = program(Hook::ClsactEgress, "xtee_egress", Some(1));
         assert_eq!(judged(vec![first.clone()], true)[0].status, Status::Ok);
-        let checks = judged(vec![first], false);
+        let checks = judged(vec![first.clone(), ours.clone()], false);
         assert_eq!(checks[0].status, Status::Warning);
         assert!(checks[0].finding.contains("outgoing packets"));
+        assert_eq!(
+            judged(vec![ours, first.clone()], false)[0].status,
+            Status::Ok
+        );
         assert_eq!(judged(vec![later], false)[0].status, Status::Ok);
+        // Not attached yet: a bpf filter of the same priority would run after ours, others before.
+        assert_eq!(judged(vec![first.clone()], false)[0].status, Status::Ok);
+        let other_kind = Attached {
+            kind: "u32".into(),
+            name: None,
+            ..first
+        };
+        assert_eq!(judged(vec![other_kind], false)[0].status, Status::Warning);
+    }
+
+    #[test]
+    fn where_ours_stands_counts_and_not_where_it_could() {
+        let other = program(Hook::TcxIngress, "other", None);
+        let ours = program(Hook::ClsactIngress, "xtee_ingress", Some(1));
+        let egress = program(Hook::TcxEgress, "other", None);
+        let checks = judged(vec![other, ours, egress], true);
+        assert_eq!(checks[0].status, Status::Warning);
+        assert!(checks[0].remedy.as_ref().unwrap().contains("auto"));
+        assert_eq!(checks[1].status, Status::Ok);
     }
 
     #[test]

@@ -9,6 +9,10 @@ use super::*;
 const US: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
 const COLLECTOR: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 2);
 
+fn holds_own_copy(frame: &[u8], flows: &[OwnFlow]) -> bool {
+    find(frame, flows) == Own::Copy
+}
+
 fn flow(tunnel: Tunnel) -> OwnFlow {
     OwnFlow {
         source: US,
@@ -142,10 +146,14 @@ fn the_addresses_may_stand_there_twice() {
     assert!(holds_own_copy(&relayed(12, &bytes), &[flow(vxlan())]));
 }
 
-fn quotation(kind: u8) -> Vec<u8> {
+fn quotation_of(kind: u8, tunnel: Tunnel, quoted: usize) -> Vec<u8> {
     let mut error = vec![kind, 3, 0, 0, 0, 0, 0, 0];
-    error.extend(&copy(vxlan(), 61000)[..48]);
+    error.extend(&copy(tunnel, 61000)[..quoted]);
     error
+}
+
+fn quotation(kind: u8) -> Vec<u8> {
+    quotation_of(kind, vxlan(), 48)
 }
 
 #[test]
@@ -153,7 +161,7 @@ fn an_error_that_quotes_us_is_not_a_copy() {
     let flows = [flow(vxlan())];
     for kind in [3, 4, 5, 11, 12] {
         let frame = ethernet(&[], 0x0800, &ipv4(1, &quotation(kind)));
-        assert!(!holds_own_copy(&frame, &flows), "{kind}");
+        assert_eq!(find(&frame, &flows), Own::Quoted, "{kind}");
     }
     // An echo with our copy in it quotes nobody: something sends our copies around.
     let echo = ethernet(&[], 0x0800, &ipv4(1, &quotation(8)));
@@ -162,7 +170,37 @@ fn an_error_that_quotes_us_is_not_a_copy() {
     let mut ipv6 = vec![0x60, 0, 0, 0, 0, 56, 58, 64];
     ipv6.extend([0x20; 32]);
     ipv6.extend(quotation(1));
-    assert!(!holds_own_copy(&ethernet(&[], 0x86dd, &ipv6), &flows));
+    assert_eq!(find(&ethernet(&[], 0x86dd, &ipv6), &flows), Own::Quoted);
+}
+
+#[test]
+fn a_short_quotation_is_known_by_what_is_there() {
+    let flows = [flow(vxlan()), flow(gre())];
+    for tunnel in [vxlan(), gre()] {
+        // RFC 792: the IP header and 8 bytes of its payload at least.
+        for quoted in 28..48 {
+            let error = ipv4(1, &quotation_of(3, tunnel, quoted));
+            let found = find(&ethernet(&[], 0x0800, &error), &flows);
+            assert_eq!(found, Own::Quoted, "{tunnel:?} {quoted}");
+        }
+    }
+    // Somebody else's VXLAN, from a port that is not ours, and another VNI.
+    for (at, value) in [(21, 0), (34, 8)] {
+        let mut message = quotation(3);
+        message[8 + at] = value;
+        let frame = ethernet(&[], 0x0800, &ipv4(1, &message));
+        assert_eq!(find(&frame, &flows), Own::Nothing, "{at}");
+    }
+}
+
+/// The tunnel's other end is gone: the error quotes the relay's packet, with our copy inside.
+#[test]
+fn an_error_about_the_relay_quotes_us_too() {
+    let relayed = relayed(4, &copy(vxlan(), 61000));
+    let mut message = vec![3, 3, 0, 0, 0, 0, 0, 0];
+    message.extend(&relayed[14..]);
+    let frame = ethernet(&[], 0x0800, &ipv4(1, &message));
+    assert_eq!(find(&frame, &[flow(vxlan())]), Own::Quoted);
 }
 
 /// The sensor's answer comes back through the same tunnel as the copies go.
@@ -171,7 +209,7 @@ fn a_tunnelled_error_that_quotes_us_is_not_a_copy() {
     let mut answer = ipv4(1, &quotation(3));
     answer[12..16].copy_from_slice(&COLLECTOR.octets());
     answer[16..20].copy_from_slice(&US.octets());
-    assert!(!holds_own_copy(&relayed(4, &answer), &[flow(vxlan())]));
+    assert_eq!(find(&relayed(4, &answer), &[flow(vxlan())]), Own::Quoted);
 }
 
 proptest! {
