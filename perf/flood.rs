@@ -22,7 +22,9 @@ fn main() -> ExitCode {
 }
 
 fn flood(arguments: &[String]) -> Result<(u64, Duration), Box<dyn std::error::Error>> {
-    let [target, payload, seconds] = arguments else { return Err("three arguments are needed".into()) };
+    let [target, payload, seconds] = arguments else {
+        return Err("three arguments are needed".into());
+    };
     let payload = vec![0x55; payload.parse()?];
     let limit = Duration::from_secs_f64(seconds.parse()?);
     let socket = UdpSocket::bind("0.0.0.0:0")?;

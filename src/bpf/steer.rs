@@ -7,12 +7,12 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use libbpf_rs::{MapCore as _, MapFlags, MapHandle, Object};
 
 use super::attach::{self, Attachment, Hook};
+use super::counters::CounterReader;
 use super::error::Error;
+use super::object;
 use super::own_flows::ControlWords;
 use super::policy::{bytes_of, from_bytes, PolicyMaps};
 use super::skel::{Counters, SteerSettings, STEER_OBJECT};
-use super::counters::CounterReader;
-use super::object;
 use crate::mirror::tables::Tables;
 
 const NAME: &str = "steer";

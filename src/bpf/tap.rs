@@ -9,12 +9,12 @@ use libbpf_rs::{MapCore as _, MapFlags, MapHandle, MapType, Object};
 
 use super::attach::{self, Attachment, Hook};
 use super::clsact::{self, ClsactAttachment};
+use super::counters::CounterReader;
 use super::error::Error;
+use super::object;
 use super::own_flows::ControlWords;
 use super::policy::{bytes_of, from_bytes, PolicyMaps};
 use super::skel::{Counters, OwnFlow, Sleeper, TapSettings, MAX_RINGS, TAP_OBJECT};
-use super::counters::CounterReader;
-use super::object;
 use crate::mirror::tables::Tables;
 use crate::source::mapped::MappedArray;
 

@@ -289,7 +289,7 @@ pub fn assert_tshark_agrees(copies: &[Copy], wrong: &[Vec<u8>], folder: &Path) {
     command.args(["-Y", BAD, "-T", "fields", "-e", "frame.number"]);
     let bad: Vec<usize> = run(&mut command)
         .lines()
-        .map(|line| line.trim().parse().expect("a frame number"))
+        .map(|line| line.trim().parse::<usize>().expect("a frame number"))
         .filter(|number| !has_the_other_zero(&copies[number - 1].inner))
         .collect();
     let expected: Vec<usize> = (1..)
