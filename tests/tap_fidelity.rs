@@ -155,7 +155,8 @@ fn packets_of_a_wire_one_by_one() {
         assert_eq!(compared.super_packets, (0, 0), "{compared:?}");
         assert_eq!(compared.unfinished, 0, "{compared:?}");
         assert_eq!(compared.originals, compared.packets);
-        assert!(compared.bytes > 4 * 8_000_000, "{compared:?}");
+        // Four times 8 MB, of which iperf3 does not wait for the last part with -R.
+        assert!(compared.bytes > 20_000_000, "{compared:?}");
     }
 }
 
