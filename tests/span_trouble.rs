@@ -1,5 +1,5 @@
-//! The span where something is wrong: overload, signals under load, hooks that are refused or taken,
-//! interfaces that go away. Whatever happens is counted or said, and nothing stays attached.
+//! The span beside others and where something is wrong: what it leaves to the kernel, several sources and
+//! targets, hooks that are refused or taken, interfaces that go away. Nothing stays attached.
 
 #[macro_use]
 mod common;
@@ -17,7 +17,6 @@ mod span_lab;
 use std::collections::HashSet;
 use std::fs::{self, File};
 use std::process::Output;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use common::netns::{veth, wait_until, Running, VethEnd};
@@ -108,137 +107,6 @@ fn unmatched_reaches_the_kernel_native() {
 #[test]
 fn unmatched_reaches_the_kernel_generic() {
     unmatched_reaches_the_kernel("generic");
-}
-
-/// Whether all threads of a process are stopped.
-fn stands_still(pid: u32) -> bool {
-    let tasks = fs::read_dir(format!("/proc/{pid}/task")).expect("its threads");
-    let mut states = tasks.flatten().map(|task| {
-        let text = fs::read_to_string(task.path().join("stat")).unwrap_or_default();
-        // The name in parentheses may hold anything.
-        let (_, rest) = text.rsplit_once(") ").unwrap_or_default();
-        rest.starts_with('T')
-    });
-    states.all(|stopped| stopped)
-}
-
-/// More than it takes: first while it cannot run at all, then as much as the feeder can.
-fn overload(mode: &str, url: &str) {
-    require_root!();
-    let lab = Lab::new(1, 1);
-    lab.resolve_span();
-    let collector = Collector::new(&lab.collector, "mon0");
-    let configuration = format!(
-        "[[source]]\nkind = \"span\"\ninterface = \"span0\"\nmode = \"{mode}\"\nframes = 64\n\
-         [[target]]\nurl = \"{url}\"\n"
-    );
-    let mirror = Mirror::start_config(&lab.appliance, &configuration);
-    healthy(&mirror);
-    let mut feeder = Feeder::new(&lab.feeder, "feed0", 1);
-    let mut book = Book::default();
-
-    mirror.signal(libc::SIGSTOP);
-    wait_until("all of its threads to stand", PATIENCE, || {
-        stands_still(mirror.pid())
-    });
-    let stopped = 200;
-    for flow in 0..stopped {
-        feeder.send(0, &book.next(flow % 40, false));
-    }
-    // In generic XDP they wait in a CPU's backlog, in native XDP on the veth's ring: not for long.
-    wait_until("the frames to be dropped", PATIENCE, || {
-        lab.appliance.counter("span0", "rx_packets") >= stopped as u64
-    });
-    mirror.signal(libc::SIGCONT);
-    let status = mirror.assert_balanced();
-    let lost = source(&status).dropped["ring"];
-    assert_eq!(source(&status).seen, stopped as u64);
-    assert!(lost >= stopped as u64 - 64, "{status}");
-    let mut copies = Vec::new();
-    collector.take(stopped - lost as usize, &mut copies);
-
-    for number in 0..30_000 {
-        feeder.push(0, &book.next(number % 40, false));
-        if number % 50 == 49 {
-            feeder.flush(0);
-        }
-    }
-    let status = mirror.assert_balanced();
-    let (counted, sent) = (source(&status), target(&status).sent_packets);
-    assert_eq!(counted.seen + feeder.dropped(), book.len() as u64);
-    assert!(counted.dropped["ring"] > lost, "{status}");
-    for (reason, packets) in &counted.dropped {
-        assert!(*packets == 0 || reason == "ring", "{status}");
-    }
-    copies.extend(collector.rest());
-    let distinct: HashSet<_> = copies.iter().map(|copy| book.find(copy).number).collect();
-    assert_eq!(distinct.len(), copies.len(), "copied twice");
-    // The collector's own backlog may be full, too.
-    assert!(copies.len() as u64 <= sent && copies.len() * 10 > sent as usize);
-    mirror.stop().assert_clean();
-}
-
-#[test]
-fn overload_native_gre() {
-    overload("native", GRE);
-}
-
-#[test]
-fn overload_generic_vxlan() {
-    overload("generic", VXLAN);
-}
-
-/// Asked to end in the middle of a flood, with frames on their way between four workers: everything
-/// that it took is accounted for, and every frame of its umem is home (it fails otherwise).
-fn ends_in_order_under_load(mode: &str, url: &str) {
-    require_root!();
-    let lab = Lab::new(4, 4);
-    let arguments = ["span:span0", "--mode", mode, "--workers", "4", "--to", url];
-    let mut feeder = Feeder::new(&lab.feeder, "feed0", 4);
-    for _ in 0..3 {
-        let mirror = Mirror::start(&lab.appliance, &arguments);
-        healthy(&mirror);
-        let (end, sent) = (AtomicBool::new(false), AtomicU64::new(0));
-        let finished = std::thread::scope(|scope| {
-            scope.spawn(|| {
-                let frames: Vec<_> = (0..64)
-                    .map(|flow| numbered::frame(flow, flow % 2 == 0, flow as u32))
-                    .collect();
-                while !end.load(Ordering::Relaxed) {
-                    for (number, frame) in frames.iter().enumerate() {
-                        feeder.push(number % 4, frame);
-                    }
-                    (0..4).for_each(|queue| feeder.flush(queue));
-                    sent.fetch_add(64, Ordering::Relaxed);
-                }
-            });
-            mirror.wait_for("a flood", |status| {
-                let workers = &source(status).workers;
-                source(status).captured > 10_000
-                    && workers
-                        .iter()
-                        .filter(|worker| worker.handed_over > 0)
-                        .count()
-                        > 1
-            });
-            let finished = mirror.stop();
-            end.store(true, Ordering::Relaxed);
-            finished
-        });
-        finished.assert_clean();
-        assert!(finished.final_number("seen") <= sent.load(Ordering::Relaxed));
-        assert!(!has_xdp(&lab.appliance, "span0"));
-    }
-}
-
-#[test]
-fn ends_in_order_under_load_native_gre() {
-    ends_in_order_under_load("native", GRE);
-}
-
-#[test]
-fn ends_in_order_under_load_generic_vxlan() {
-    ends_in_order_under_load("generic", VXLAN);
 }
 
 /// Killed, it leaves nothing on the interface: the kernel has its traffic back, and a restart works.

@@ -22,7 +22,7 @@ use crate::telemetry::observer::SourceObserver;
 use crate::worker::breaker::Watch;
 use crate::worker::counters::SourceCounters;
 use crate::worker::outputs::Outputs;
-use crate::worker::span::{Inbox, SpanWorker};
+use crate::worker::span::{HandingOver, Inbox, SpanWorker};
 use crate::xsk::{open_both, BusyPoll, Mode, Obtained, Pool, PortConfig, RxPort, Umem, UmemConfig};
 
 /// Slots of a receive ring.
@@ -93,7 +93,7 @@ impl RunningSpan {
             .iter()
             .map(|_| Arc::new(ArrayQueue::new(INBOX)))
             .collect();
-        let handing_over = Arc::new(AtomicUsize::new(plan.workers.len()));
+        let handing_over = Arc::new(AtomicUsize::new(0));
         let mut running = RunningSpan {
             program,
             threads: Vec::new(),
@@ -131,7 +131,7 @@ impl RunningSpan {
                     index: worker.index,
                     ports,
                     inboxes: inboxes.clone(),
-                    handing_over: handing_over.clone(),
+                    handing_over: HandingOver::new(&handing_over),
                     room: settings.room,
                     outputs: Outputs::new(opened.outputs, Some(pool)),
                     watch: Watch::new(shared.breaker.clone(), shared.signatures.clone()),

@@ -27,6 +27,43 @@ pub type Inbox = Arc<ArrayQueue<ReceivedFrame>>;
 /// taken to be empty: a poll of the driver that began before the detach has ended by then.
 const QUIET_ROUNDS: u32 = 5;
 
+/// A worker's announcement that it may hand frames over, counted among those of its source. Taken back
+/// when it is dropped at the latest: nobody waits for a worker that never ran, or that panicked.
+#[derive(Debug)]
+pub struct HandingOver {
+    workers: Arc<AtomicUsize>,
+    over: bool,
+}
+
+impl HandingOver {
+    /// One more worker of the source that counts in `workers`. To be made before any of them runs.
+    #[must_use]
+    pub fn new(workers: &Arc<AtomicUsize>) -> HandingOver {
+        workers.fetch_add(1, Ordering::Relaxed);
+        HandingOver {
+            workers: workers.clone(),
+            over: false,
+        }
+    }
+
+    fn anybody(&self) -> bool {
+        self.workers.load(Ordering::Acquire) > 0
+    }
+
+    fn end(&mut self) {
+        if !self.over {
+            self.over = true;
+            self.workers.fetch_sub(1, Ordering::Release);
+        }
+    }
+}
+
+impl Drop for HandingOver {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
 /// A span's worker before it runs.
 #[derive(Debug)]
 pub struct SpanWorker {
@@ -36,8 +73,8 @@ pub struct SpanWorker {
     pub ports: Vec<RxPort>,
     /// The inboxes of all workers of the source, its own among them.
     pub inboxes: Vec<Inbox>,
-    /// How many of these workers may still hand frames over; all of them at first.
-    pub handing_over: Arc<AtomicUsize>,
+    /// Its announcement that it may hand frames over.
+    pub handing_over: HandingOver,
     /// Bytes that the XDP program makes in front of each frame.
     pub room: usize,
     /// Its targets.
@@ -63,10 +100,9 @@ impl SpanWorker {
             room: self.room,
         };
         let mut quiet = 0;
-        let mut hands_over = true;
         loop {
             // Asked before the look into the inbox: once nobody hands over, what is there is all.
-            let alone = self.handing_over.load(Ordering::Acquire) == 0;
+            let alone = !self.handing_over.anybody();
             self.receive(&mut arrived);
             quiet = if arrived.is_empty() { quiet + 1 } else { 0 };
             self.sort(&mut arrived, &mut mine);
@@ -82,9 +118,8 @@ impl SpanWorker {
                 quiet = 0;
             } else if alone {
                 break;
-            } else if hands_over && quiet >= QUIET_ROUNDS {
-                hands_over = false;
-                self.handing_over.fetch_sub(1, Ordering::Release);
+            } else if quiet >= QUIET_ROUNDS {
+                self.handing_over.end();
             }
             self.counters.sleeps.add(1);
             poll.wait(1);

@@ -298,6 +298,18 @@ pub fn assert_tshark_agrees(copies: &[Copy], wrong: &[Vec<u8>], folder: &Path) {
         .map(|(number, _)| number)
         .collect();
     assert_eq!(expected.len(), wrong.len(), "the wrong packets' copies");
+    if bad != expected {
+        let first = bad.iter().find(|number| !expected.contains(number));
+        if let Some(number) = first {
+            let mut detail = Command::new("tshark");
+            detail.args(["-n", "-V", "-r"]).arg(&file);
+            for protocol in ["tcp", "udp", "ip"] {
+                detail.args(["-o", &format!("{protocol}.check_checksum:TRUE")]);
+            }
+            detail.args(["-Y", &format!("frame.number=={number}")]);
+            println!("{}", run(&mut detail));
+        }
+    }
     assert_eq!(bad, expected, "copies that tshark finds bad");
 }
 
