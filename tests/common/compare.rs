@@ -286,6 +286,9 @@ pub fn assert_tshark_agrees(copies: &[Copy], wrong: &[Vec<u8>], folder: &Path) {
     for protocol in ["tcp", "udp", "ip"] {
         command.args(["-o", &format!("{protocol}.check_checksum:TRUE")]);
     }
+    // Payload is payload: iperf3 sends random bytes from random ports, and where such a port is also that
+    // of some protocol, tshark would take the bytes for it and call them malformed.
+    command.args(["-d", "tcp.port==1-65535,data"]);
     command.args(["-Y", BAD, "-T", "fields", "-e", "frame.number"]);
     let bad: Vec<usize> = run(&mut command)
         .lines()
@@ -298,18 +301,6 @@ pub fn assert_tshark_agrees(copies: &[Copy], wrong: &[Vec<u8>], folder: &Path) {
         .map(|(number, _)| number)
         .collect();
     assert_eq!(expected.len(), wrong.len(), "the wrong packets' copies");
-    if bad != expected {
-        let first = bad.iter().find(|number| !expected.contains(number));
-        if let Some(number) = first {
-            let mut detail = Command::new("tshark");
-            detail.args(["-n", "-V", "-r"]).arg(&file);
-            for protocol in ["tcp", "udp", "ip"] {
-                detail.args(["-o", &format!("{protocol}.check_checksum:TRUE")]);
-            }
-            detail.args(["-Y", &format!("frame.number=={number}")]);
-            println!("{}", run(&mut detail));
-        }
-    }
     assert_eq!(bad, expected, "copies that tshark finds bad");
 }
 
