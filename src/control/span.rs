@@ -26,7 +26,7 @@ use crate::worker::span::{HandingOver, Inbox, SpanWorker};
 use crate::xsk::{open_both, BusyPoll, Mode, Obtained, Pool, PortConfig, RxPort, Umem, UmemConfig};
 
 /// Slots of a receive ring.
-const RX_RING: u32 = 2048;
+const RX_RING: u32 = 4096;
 /// Frames on their way to a worker from the others.
 const INBOX: usize = 4096;
 /// Microseconds and packets of one busy poll: what Suricata and DPDK take.
@@ -174,8 +174,8 @@ impl RunningSpan {
             (ZeroCopy::Prefer, true) | (ZeroCopy::Never, _) => Mode::Copy,
         };
         let share = pool.capacity() / u32::try_from(worker.queues.len().max(1))?;
-        // Half of the frames wait in the fill ring, the other half may be on their way.
-        let stock = (share / 2).clamp(64, 4096);
+        // Three quarters of the frames wait in the fill ring for a burst, the others may be on their way.
+        let stock = (share - share / 4).clamp(64, 4096);
         let sends_here = opener
             .targets
             .iter()
