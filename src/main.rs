@@ -15,7 +15,6 @@ fn main() -> ExitCode {
         .with_writer(std::io::stderr)
         .with_target(false)
         .init();
-    xtee::bpf::quiet_libbpf();
     match execute(&arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -57,9 +57,6 @@ pub fn attach(
             std::io::ErrorKind::InvalidInput,
         )))
     })?;
-    // A clsact qdisc that is there already makes libbpf print the kernel's complaint, and is fine. What is
-    // not fine comes back as an error.
-    libbpf_rs::set_print(None);
     hook.create().map_err(error)?;
     hook.attach().map_err(error)?;
     Ok(ClsactAttachment { hook })

@@ -16,11 +16,3 @@ pub mod steer;
 pub mod tap;
 
 pub use error::Error;
-
-/// What libbpf prints goes to the log at debug level: it reports as errors what is expected here, such as
-/// a clsact qdisc that exists already, and real failures come back as errors of ours.
-pub fn quiet_libbpf() {
-    libbpf_rs::set_print(Some((libbpf_rs::PrintLevel::Debug, |_, text| {
-        tracing::debug!("libbpf: {}", text.trim_end());
-    })));
-}

@@ -7,8 +7,8 @@ use libbpf_rs::{MapCore as _, MapHandle, Object, ObjectBuilder, OpenObject, Prin
 
 use super::error::Error;
 
-/// libbpf writes to standard error by itself, several lines for one failure. What matters of it is in
-/// our error; the rest is for who asks (`XTEE_LOG=debug`).
+/// libbpf writes to standard error by itself, several lines for one failure, and also what is expected, such
+/// as a clsact qdisc that exists already. What matters of it is in our error; the rest is for who asks (`XTEE_LOG=debug`).
 fn log_quietly() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {

@@ -1,10 +1,10 @@
 //! VXLAN by whichever transmitter the traffic suits: UDP GSO where equal packets come in runs (bulk TCP,
 //! super-packets, floods), AF_XDP where they do not (many small mixed flows).
 //!
-//! Measured on one core (`perf/results/transmit.txt` holds the ratios): a run of four or more favours GSO.
-//! The mean run of the traffic itself decides, with hysteresis, so that a mixture does not flap.
+//! 64-byte VXLAN copies from one core over a veth: UDP GSO 0.40, 0.80 and 1.43 Mpps in runs of 1, 4 and 64,
+//! AF_XDP in copy mode 0.77 to 0.87, so a run of about four favours GSO. The mean run of the traffic itself decides, with hysteresis, so that a mixture does not flap.
 
-use super::udp::UdpSender;
+use super::udp::{UdpSender, MAX_SEGMENTS};
 use super::xsk::XskSender;
 use crate::mirror::path::PathState;
 use crate::packet::{PacketRef, Packets};
@@ -19,8 +19,6 @@ const AGREE: u32 = 2;
 /// Mean runs, in hundredths: below the first AF_XDP is faster, above the second GSO is.
 const SHORT: u64 = 250;
 const LONG: u64 = 500;
-/// Longest run: what UDP GSO takes on every kernel.
-const LONGEST: u32 = 64;
 
 /// Measures runs: packets of one source port in a row that could leave as one super-packet.
 #[derive(Debug)]
@@ -49,7 +47,7 @@ impl RunMeter {
         for packet in packets {
             let length = packet.length() as u32;
             let (size, last, count) = &mut self.ports[(packet.flow_hash % ports) as usize];
-            let goes_on = *count > 0 && *count < LONGEST && *last == *size && length <= *size;
+            let goes_on = *count > 0 && *count < MAX_SEGMENTS && *last == *size && length <= *size;
             if goes_on {
                 *count += 1;
             } else {
@@ -141,7 +139,7 @@ impl AutoSender {
         }
         // Where AF_XDP cannot send now (no neighbour yet, a moving route), the kernel's own path may.
         if self.choice.is_xsk() && self.xsk.begin(path, pool, counters).is_none() {
-            self.xsk.send(packets, frames, path, pool, counters);
+            self.xsk.send_begun(packets, frames, path, pool, counters);
         } else {
             self.udp.send(packets, frames, path, counters);
         }

@@ -15,7 +15,7 @@ use crate::source::Frames;
 use crate::worker::counters::TargetCounters;
 
 /// Segments of one super-packet: `UDP_MAX_SEGMENTS` is 64 before kernel 6.11, 128 from then on.
-const MAX_SEGMENTS: u32 = 64;
+pub(super) const MAX_SEGMENTS: u32 = 64;
 /// Largest UDP payload of one send: 65535 less the IPv4 and UDP headers.
 const MAX_PAYLOAD: usize = 65535 - 20 - 8;
 /// Outer IPv4, UDP and VXLAN headers.

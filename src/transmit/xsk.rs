@@ -175,11 +175,24 @@ impl XskSender {
         pool: &mut Pool,
         counters: &TargetCounters,
     ) {
-        counters.offered.add(packets.len() as u64);
         if let Some(reason) = self.begin(path, pool, counters) {
+            counters.offered.add(packets.len() as u64);
             counters.dropped.add(reason, packets.len() as u64);
             return;
         }
+        self.send_begun(packets, frames, path, pool, counters);
+    }
+
+    /// The same where `begin` has been called for this batch and found no obstacle.
+    pub fn send_begun(
+        &mut self,
+        packets: &Packets,
+        frames: &impl Frames,
+        path: &PathState,
+        pool: &mut Pool,
+        counters: &TargetCounters,
+    ) {
+        counters.offered.add(packets.len() as u64);
         for packet in packets.refs() {
             let Some(headers) = self.headers(packet.length(), path, counters) else {
                 continue;
