@@ -41,6 +41,62 @@ impl PacketRef {
     }
 }
 
+/// Packets that are lent: some or all of a batch, in order, with the arena that their heads stand in.
+///
+/// What a transmitter takes. It can be fewer packets than were cut (a share of the flows, a limit), or
+/// others (pieces that fit the path), without a copy of what stays as it is.
+#[derive(Clone, Copy, Debug)]
+pub struct PacketList<'p> {
+    arena: &'p [u8],
+    refs: &'p [PacketRef],
+}
+
+impl<'p> PacketList<'p> {
+    /// `refs` whose heads stand in `arena`.
+    pub fn new(arena: &'p [u8], refs: &'p [PacketRef]) -> Self {
+        Self { arena, refs }
+    }
+
+    /// The packets, in order.
+    pub fn refs(&self) -> &'p [PacketRef] {
+        self.refs
+    }
+
+    /// The bytes that heads stand in.
+    pub fn arena(&self) -> &'p [u8] {
+        self.arena
+    }
+
+    /// How many packets there are.
+    pub fn len(&self) -> usize {
+        self.refs.len()
+    }
+
+    /// Whether there is no packet.
+    pub fn is_empty(&self) -> bool {
+        self.refs.is_empty()
+    }
+
+    /// The rebuilt front of `packet`. Empty if `packet` is not of this batch.
+    pub fn head_bytes(&self, packet: &PacketRef) -> &'p [u8] {
+        let start = packet.head.0 as usize;
+        self.arena
+            .get(start..start + usize::from(packet.head.1))
+            .unwrap_or(&[])
+    }
+
+    /// Writes the whole packet to the front of `out` and returns its length; `None`, with nothing
+    /// written, if `out` is too short.
+    pub fn write(&self, packet: &PacketRef, frame: &[u8], out: &mut [u8]) -> Option<usize> {
+        let head = self.head_bytes(packet);
+        let tail = packet.tail_bytes(frame);
+        let out = out.get_mut(..head.len() + tail.len())?;
+        out[..head.len()].copy_from_slice(head);
+        out[head.len()..].copy_from_slice(tail);
+        Some(out.len())
+    }
+}
+
 /// A bounded batch of packets with the bytes that differ from the captured frames.
 #[derive(Debug)]
 pub struct Packets {
@@ -93,23 +149,19 @@ impl Packets {
         self.arena.len() - self.used
     }
 
-    /// The rebuilt front of `packet`. Empty if `packet` is not of this batch.
-    pub fn head_bytes(&self, packet: &PacketRef) -> &[u8] {
-        let start = packet.head.0 as usize;
-        self.arena
-            .get(start..start + usize::from(packet.head.1))
-            .unwrap_or(&[])
+    /// All packets, lent.
+    pub fn list(&self) -> PacketList<'_> {
+        PacketList::new(&self.arena, &self.refs)
     }
 
-    /// Writes the whole packet to the front of `out` and returns its length; `None`, with nothing
-    /// written, if `out` is too short.
+    /// The rebuilt front of `packet`. Empty if `packet` is not of this batch.
+    pub fn head_bytes(&self, packet: &PacketRef) -> &[u8] {
+        self.list().head_bytes(packet)
+    }
+
+    /// Writes the whole packet to the front of `out`; see [`PacketList::write`].
     pub fn write(&self, packet: &PacketRef, frame: &[u8], out: &mut [u8]) -> Option<usize> {
-        let head = self.head_bytes(packet);
-        let tail = packet.tail_bytes(frame);
-        let out = out.get_mut(..head.len() + tail.len())?;
-        out[..head.len()].copy_from_slice(head);
-        out[head.len()..].copy_from_slice(tail);
-        Some(out.len())
+        self.list().write(packet, frame, out)
     }
 
     /// Whether `packets` packets with `bytes` head bytes together fit now.

@@ -7,7 +7,7 @@
 use super::udp::{UdpSender, MAX_SEGMENTS};
 use super::xsk::XskSender;
 use crate::mirror::path::PathState;
-use crate::packet::{PacketRef, Packets};
+use crate::packet::{PacketList, PacketRef};
 use crate::source::Frames;
 use crate::worker::counters::TargetCounters;
 use crate::xsk::Pool;
@@ -124,7 +124,7 @@ impl AutoSender {
     /// within a flow outlives a change from one to the other.
     pub fn send(
         &mut self,
-        packets: &Packets,
+        packets: PacketList<'_>,
         frames: &impl Frames,
         path: &PathState,
         pool: &mut Pool,

@@ -8,7 +8,7 @@ use super::batch::{Batch, Sent};
 use super::{retry, send_reason, socket_reason};
 use crate::mirror::path::PathState;
 use crate::packet::encap::gre;
-use crate::packet::Packets;
+use crate::packet::PacketList;
 use crate::reason::Reason;
 use crate::source::Frames;
 use crate::worker::counters::TargetCounters;
@@ -44,7 +44,7 @@ impl RawSender {
     /// Sends a batch: every packet is counted as sent or dropped when this returns.
     pub fn send(
         &mut self,
-        packets: &Packets,
+        packets: PacketList<'_>,
         frames: &impl Frames,
         path: &PathState,
         counters: &TargetCounters,

@@ -9,7 +9,7 @@ use super::batch::{Batch, Sent};
 use super::{retry, send_reason, socket_reason};
 use crate::mirror::path::PathState;
 use crate::packet::encap::vxlan;
-use crate::packet::{PacketRef, Packets};
+use crate::packet::{PacketList, PacketRef};
 use crate::reason::Reason;
 use crate::source::Frames;
 use crate::worker::counters::TargetCounters;
@@ -69,7 +69,7 @@ impl UdpSender {
     /// Sends a batch: every packet is counted as sent or dropped when this returns.
     pub fn send(
         &mut self,
-        packets: &Packets,
+        packets: PacketList<'_>,
         frames: &impl Frames,
         path: &PathState,
         counters: &TargetCounters,
@@ -100,7 +100,7 @@ impl UdpSender {
     }
 
     /// Links the packets of each port, in order; those that do not fit the path are dropped here.
-    fn group(&mut self, packets: &Packets, path: &PathState, counters: &TargetCounters) {
+    fn group(&mut self, packets: PacketList<'_>, path: &PathState, counters: &TargetCounters) {
         let ports = self.sockets.len() as u32;
         let limit = (path.mtu as usize).saturating_sub(IP_OVERHEAD);
         let mut oversize = 0;
@@ -129,7 +129,7 @@ impl UdpSender {
         &mut self,
         mut at: u32,
         segment: bool,
-        packets: &Packets,
+        packets: PacketList<'_>,
         frames: &impl Frames,
         counters: &TargetCounters,
     ) -> u32 {
@@ -230,7 +230,7 @@ enum Outcome {
 fn parts<'a>(
     header: &'a [u8],
     packet: &PacketRef,
-    packets: &'a Packets,
+    packets: PacketList<'a>,
     frames: &'a impl Frames,
 ) -> [&'a [u8]; 3] {
     [

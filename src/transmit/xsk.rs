@@ -13,7 +13,7 @@ use crossbeam::queue::ArrayQueue;
 use super::path_reason;
 use crate::mirror::path::PathState;
 use crate::packet::encap::{source_port, OuterAddresses, OuterFields, OuterTemplate, Tunnel};
-use crate::packet::Packets;
+use crate::packet::PacketList;
 use crate::reason::Reason;
 use crate::source::Frames;
 use crate::worker::counters::TargetCounters;
@@ -169,7 +169,7 @@ impl XskSender {
     /// Sends a batch by copying each packet into a frame. Every packet is counted.
     pub fn send(
         &mut self,
-        packets: &Packets,
+        packets: PacketList<'_>,
         frames: &impl Frames,
         path: &PathState,
         pool: &mut Pool,
@@ -186,7 +186,7 @@ impl XskSender {
     /// The same where `begin` has been called for this batch and found no obstacle.
     pub fn send_begun(
         &mut self,
-        packets: &Packets,
+        packets: PacketList<'_>,
         frames: &impl Frames,
         path: &PathState,
         pool: &mut Pool,

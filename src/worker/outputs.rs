@@ -7,7 +7,7 @@ use arc_swap::{ArcSwap, Cache};
 
 use super::counters::TargetCounters;
 use crate::mirror::path::PathState;
-use crate::packet::Packets;
+use crate::packet::PacketList;
 use crate::source::Frames;
 use crate::transmit::auto::AutoSender;
 use crate::transmit::raw::RawSender;
@@ -92,7 +92,7 @@ impl Outputs {
     }
 
     /// Gives every packet of a batch to every target.
-    pub fn send(&mut self, packets: &Packets, frames: &impl Frames) {
+    pub fn send(&mut self, packets: PacketList<'_>, frames: &impl Frames) {
         if packets.is_empty() {
             return;
         }
@@ -101,7 +101,7 @@ impl Outputs {
         }
     }
 
-    fn send_one(&mut self, index: usize, packets: &Packets, frames: &impl Frames) {
+    fn send_one(&mut self, index: usize, packets: PacketList<'_>, frames: &impl Frames) {
         let output = &mut self.list[index];
         let path = output.path.load();
         match (&mut output.transmitter, self.pool.as_mut()) {
@@ -126,7 +126,7 @@ impl Outputs {
 
     /// Gives a span's frames to every target: to those that copy first, to the last AF_XDP target in
     /// place. `packets` are the frames without their `room`. Takes the frames; none is left behind.
-    pub fn send_span(&mut self, packets: &Packets, frames: &mut SpanFrames) {
+    pub fn send_span(&mut self, packets: PacketList<'_>, frames: &mut SpanFrames) {
         for index in 0..self.list.len() {
             if Some(index) != self.in_place {
                 self.send_one(index, packets, frames);

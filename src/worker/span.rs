@@ -204,7 +204,7 @@ impl SpanWorker {
                 pool.put(frame.into_free());
             }
         }
-        self.outputs.send_span(packets, mine);
+        self.outputs.send_span(packets.list(), mine);
     }
 
     fn refill(&mut self) {

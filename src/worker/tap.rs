@@ -108,7 +108,7 @@ impl TapWorker {
                     }
                 }
                 Err(CutError::NoRoom) => {
-                    self.outputs.send(packets, &self.ring);
+                    self.outputs.send(packets.list(), &self.ring);
                     packets.clear();
                     continue;
                 }
@@ -116,6 +116,6 @@ impl TapWorker {
             }
             index += 1;
         }
-        self.outputs.send(packets, &self.ring);
+        self.outputs.send(packets.list(), &self.ring);
     }
 }
