@@ -9,6 +9,7 @@
 pub mod checksum;
 mod crc32c;
 pub mod encap;
+pub mod fit;
 pub mod flow;
 pub mod headers;
 mod packets;

@@ -24,6 +24,9 @@ pub struct PacketRef {
     pub tail: (u32, u32),
     /// The frame's flow hash.
     pub flow_hash: u32,
+    /// The next packet of the list is another piece of the same copy (see [`fit`](super::fit)). Not set in a
+    /// packet that is a whole copy, nor in a copy's last piece.
+    pub more: bool,
 }
 
 impl PacketRef {
@@ -41,20 +44,43 @@ impl PacketRef {
     }
 }
 
-/// Packets that are lent: some or all of a batch, in order, with the arena that their heads stand in.
+/// Packets that are lent: some or all of a batch, in order, with the arenas that their heads stand in.
 ///
 /// What a transmitter takes. It can be fewer packets than were cut (a share of the flows, a limit), or
 /// others (pieces that fit the path), without a copy of what stays as it is.
 #[derive(Clone, Copy, Debug)]
 pub struct PacketList<'p> {
     arena: &'p [u8],
+    pieces: &'p [u8],
     refs: &'p [PacketRef],
+    copies: usize,
 }
 
 impl<'p> PacketList<'p> {
-    /// `refs` whose heads stand in `arena`.
+    /// `refs` whose heads stand in `arena`, each a whole copy.
     pub fn new(arena: &'p [u8], refs: &'p [PacketRef]) -> Self {
-        Self { arena, refs }
+        Self {
+            arena,
+            pieces: &[],
+            refs,
+            copies: refs.len(),
+        }
+    }
+
+    /// `refs` that are `copies` copies, some of them in pieces: a head that starts beyond `arena` stands in
+    /// the arena of the pieces, as if that followed.
+    pub(super) fn with_pieces(
+        arena: &'p [u8],
+        pieces: &'p [u8],
+        refs: &'p [PacketRef],
+        copies: usize,
+    ) -> Self {
+        Self {
+            arena,
+            pieces,
+            refs,
+            copies,
+        }
     }
 
     /// The packets, in order.
@@ -62,9 +88,14 @@ impl<'p> PacketList<'p> {
         self.refs
     }
 
-    /// The bytes that heads stand in.
+    /// The bytes that heads stand in, those of pieces aside.
     pub fn arena(&self) -> &'p [u8] {
         self.arena
+    }
+
+    /// How many copies the packets are: what the balance counts.
+    pub fn copies(&self) -> usize {
+        self.copies
     }
 
     /// How many packets there are.
@@ -80,7 +111,11 @@ impl<'p> PacketList<'p> {
     /// The rebuilt front of `packet`. Empty if `packet` is not of this batch.
     pub fn head_bytes(&self, packet: &PacketRef) -> &'p [u8] {
         let start = packet.head.0 as usize;
-        self.arena
+        let (arena, start) = match start.checked_sub(self.arena.len()) {
+            Some(beyond) if !self.pieces.is_empty() => (self.pieces, beyond),
+            _ => (self.arena, start),
+        };
+        arena
             .get(start..start + usize::from(packet.head.1))
             .unwrap_or(&[])
     }
@@ -190,6 +225,7 @@ impl Packets {
             head: (start as u32, length),
             tail,
             flow_hash,
+            more: false,
         });
         self.arena.get_mut(start..start + head_length)
     }

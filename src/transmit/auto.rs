@@ -161,6 +161,7 @@ mod tests {
             head: (0, 0),
             tail: (0, length),
             flow_hash,
+            more: false,
         }
     }
 
