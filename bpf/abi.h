@@ -62,6 +62,12 @@ enum xtee_checksum {
 	XTEE_CHECKSUM_UNFINISHED = 2, /* CHECKSUM_PARTIAL */
 };
 
+/* What the packets of a device begin with. */
+enum xtee_link {
+	XTEE_LINK_ETHERNET = 1,
+	XTEE_LINK_IP = 2, /* the record's Ethernet header is synthetic */
+};
+
 /* One captured frame: this header, then captured_length bytes from the Ethernet header on. */
 struct xtee_record {
 	__u64 timestamp;       /* ns, CLOCK_MONOTONIC */
@@ -77,7 +83,7 @@ struct xtee_record {
 	__u16 vlan_protocol;   /* host order, 0 without a stripped tag */
 	__u8 direction;        /* enum xtee_direction */
 	__u8 rule;             /* 0..63 or XTEE_DEFAULT_RULE */
-	__u8 link_type;        /* 1: Ethernet (ARPHRD_ETHER) */
+	__u8 link_type;        /* enum xtee_link */
 	__u8 checksum;         /* enum xtee_checksum */
 	__u8 gso;              /* enum xtee_gso */
 	__u8 padding[7];

@@ -11,12 +11,13 @@ use std::process::Command;
 
 use libbpf_cargo::SkeletonBuilder;
 
-const HEADERS: [&str; 10] = [
+const HEADERS: [&str; 11] = [
     "abi.h",
     "control_maps.h",
     "copy.h",
     "count.h",
     "flow.h",
+    "link.h",
     "maps.h",
     "match.h",
     "offload.h",

@@ -54,16 +54,22 @@ static __always_inline __u64 wake_flags(__u32 ring_index)
 }
 
 static __always_inline enum copy_result copy_class(struct __sk_buff *skb, void *ring, __u32 ring_index,
-						   const struct xtee_record *header, __u32 length, const __u32 class)
+						   const struct xtee_record *header, const struct frame_start *start,
+						   __u32 length, const __u32 class)
 {
 	struct xtee_record *record = bpf_ringbuf_reserve(ring, sizeof(*record) + class, 0);
 
 	if (!record)
 		return RING_FULL;
 	*record = *header;
-	/* Known to be 1..class here; said again in a form that the verifier keeps across the call. */
+	void *bytes = record + 1;
+	if (start->synthetic) {
+		*(struct ethernet_header *)bytes = *start->ethernet;
+		bytes += XTEE_ETH_HEADER;
+	}
+	/* Known to fit here; said again in a form that the verifier keeps across the call. */
 	length &= 0x1ffff;
-	if (length == 0 || length > class || bpf_skb_load_bytes(skb, 0, record + 1, length)) {
+	if (length == 0 || length > class - start->synthetic || bpf_skb_load_bytes(skb, start->offset, bytes, length)) {
 		bpf_ringbuf_discard(record, BPF_RB_NO_WAKEUP);
 		return UNREADABLE;
 	}
@@ -71,12 +77,14 @@ static __always_inline enum copy_result copy_class(struct __sk_buff *skb, void *
 	return COPIED;
 }
 
-#define XTEE_COPY_CLASS(class) \
-	if (length <= (class)) \
-	return copy_class(skb, ring, ring_index, header, length, class)
+#define XTEE_COPY_CLASS(class)                    \
+	if (length <= (class) - start->synthetic) \
+	return copy_class(skb, ring, ring_index, header, start, length, class)
 
+/* Copies length bytes of the packet, from where it starts on, behind its synthetic header if it has one. */
 static __always_inline enum copy_result copy(struct __sk_buff *skb, void *ring, __u32 ring_index,
-					     const struct xtee_record *header, __u32 length)
+					     const struct xtee_record *header, const struct frame_start *start,
+					     __u32 length)
 {
 	XTEE_COPY_CLASS(80);
 	XTEE_COPY_CLASS(128);

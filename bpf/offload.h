@@ -19,6 +19,7 @@ struct sk_buff___xtee {
 	__u8 ip_summed : 2;
 	__u16 csum_start;
 	__u16 csum_offset;
+	__u16 network_header;
 	unsigned char *head;
 	unsigned char *data;
 	unsigned int end;

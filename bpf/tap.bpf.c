@@ -34,11 +34,11 @@
 #include "match.h"
 #include "sensitive.h"
 #include "count.h"
-#include "copy.h"
 #include "offload.h"
+#include "link.h"
+#include "copy.h"
 
 const volatile __u32 ring_count = 1;
-const volatile __u8 link_type = 1;
 /* So that the skeleton carries the record's type. */
 const volatile struct xtee_record record_type = {};
 
@@ -95,13 +95,13 @@ static __always_inline bool is_own_copy(struct __sk_buff *skb, const struct pack
 	return false;
 }
 
-static __always_inline int tap(struct __sk_buff *skb, const __u32 direction)
+static __always_inline int tap(struct __sk_buff *skb, const __u32 direction, const __u8 link)
 {
 	struct ethernet_header ethernet;
 	struct packet_facts facts = {};
 	struct verdict verdict = {};
 	struct xtee_record header = {};
-	__u32 zero = 0;
+	__u32 zero = 0, offset = 0;
 	struct xtee_counters *counters = this_cpu_counters();
 
 	if (!counters)
@@ -115,8 +115,8 @@ static __always_inline int tap(struct __sk_buff *skb, const __u32 direction)
 	if (!policy)
 		return TC_ACT_UNSPEC;
 
-	/* Shorter than an Ethernet header: no frame that anyone could be given. */
-	if (!parse(skb, &ethernet, &facts))
+	/* Shorter than its link's header: no frame that anyone could be given. */
+	if (!parse_link(skb, direction, link, &ethernet, &offset, &facts))
 		return TC_ACT_UNSPEC;
 	if (direction == XTEE_OUT && is_own_copy(skb, &facts)) {
 		counters->own_copies += wire_packets(skb, &facts, &header);
@@ -139,20 +139,28 @@ static __always_inline int tap(struct __sk_buff *skb, const __u32 direction)
 		return TC_ACT_UNSPEC;
 	}
 
+	const struct frame_start start = {
+		.ethernet = &ethernet,
+		.offset = offset,
+		.synthetic = link == XTEE_LINK_ETHERNET ? 0 : XTEE_ETH_HEADER,
+	};
+	__u32 length = skb->len - offset;
+
 	header.timestamp = bpf_ktime_get_ns();
-	header.wire_length = skb->len;
-	header.captured_length = skb->len;
+	header.wire_length = length + start.synthetic;
+	header.captured_length = length + start.synthetic;
 	header.flow_hash = flow_hash(&ethernet, &facts);
 	header.generation = generation;
 	header.direction = direction;
 	header.rule = verdict.rule;
-	header.link_type = link_type;
+	header.link_type = link;
 	if (skb->vlan_present) {
 		header.wire_length += sizeof(struct vlan_tag);
 		header.vlan_tci = skb->vlan_tci;
 		header.vlan_protocol = bpf_ntohs(skb->vlan_proto);
 	}
 	checksum_state(skb, &header);
+	header.checksum_start += start.synthetic - offset;
 
 	/* The hash's high bits choose the ring, its low bits the outer source port: independent of each other. */
 	__u32 ring_index = (__u64)header.flow_hash * ring_count >> 32;
@@ -161,7 +169,7 @@ static __always_inline int tap(struct __sk_buff *skb, const __u32 direction)
 		counters->dropped[XTEE_DROP_ring] += packets;
 		return TC_ACT_UNSPEC;
 	}
-	switch (copy(skb, ring, ring_index, &header, skb->len)) {
+	switch (copy(skb, ring, ring_index, &header, &start, length)) {
 	case COPIED:
 		counters->captured += packets;
 		break;
@@ -181,13 +189,26 @@ static __always_inline int tap(struct __sk_buff *skb, const __u32 direction)
 SEC("tc")
 int xtee_ingress(struct __sk_buff *skb)
 {
-	return tap(skb, XTEE_IN);
+	return tap(skb, XTEE_IN, XTEE_LINK_ETHERNET);
 }
 
 SEC("tc")
 int xtee_egress(struct __sk_buff *skb)
 {
-	return tap(skb, XTEE_OUT);
+	return tap(skb, XTEE_OUT, XTEE_LINK_ETHERNET);
+}
+
+/* The same for devices whose packets begin with the IP header. */
+SEC("tc")
+int xtee_ingress_ip(struct __sk_buff *skb)
+{
+	return tap(skb, XTEE_IN, XTEE_LINK_IP);
+}
+
+SEC("tc")
+int xtee_egress_ip(struct __sk_buff *skb)
+{
+	return tap(skb, XTEE_OUT, XTEE_LINK_IP);
 }
 
 /* bpf_probe_read_kernel is offered to GPL-compatible programs only. */

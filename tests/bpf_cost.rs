@@ -9,6 +9,7 @@ mod packets;
 
 use bpf_run::{run_tc, run_xdp, verified_instructions, Context, SteerBench, TapBench};
 use xtee::mirror::rules::{Action, Protocols, Rule};
+use xtee::packet::link::LinkType;
 use xtee::packet::Direction;
 
 /// The kernel's limit is a million (BPF_COMPLEXITY_LIMIT_INSNS). Older verifiers prune less than this
@@ -22,8 +23,11 @@ const REPEAT: u32 = 200_000;
 fn the_verifier_has_little_to_do() {
     require_root!();
     let tap = TapBench::new();
+    let ip = TapBench::on(LinkType::Ip, 1, 1 << 18);
     let steer = SteerBench::new(0);
     let counts = [
+        ("xtee_ingress_ip", ip.program(Direction::In), TAP_LIMIT),
+        ("xtee_egress_ip", ip.program(Direction::Out), TAP_LIMIT),
         ("xtee_ingress", tap.program(Direction::In), TAP_LIMIT),
         ("xtee_egress", tap.program(Direction::Out), TAP_LIMIT),
         (

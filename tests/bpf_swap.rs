@@ -13,9 +13,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use bpf_run::{assert_tap_balances, run_tc, Context, NO_OPINION};
-use xtee::bpf::tap::Tap;
+use xtee::bpf::tap::{Links, Tap};
 use xtee::mirror::rules::{Action, Rule};
 use xtee::mirror::tables::{compile, Tables};
+use xtee::packet::link::LinkType;
 use xtee::packet::Direction;
 use xtee::source::ring::Ring;
 use xtee::source::Frames;
@@ -107,7 +108,7 @@ fn run_packets(program: OwnedFd, ring: &mut Ring, stop: &AtomicBool) -> Observed
 #[test]
 fn a_packet_sees_one_rule_set_while_they_are_swapped() {
     require_root!();
-    let mut tap = Tap::load(1, RING).expect("load");
+    let mut tap = Tap::load(1, RING, &Links::new("tap:t0", &[LinkType::Ethernet])).expect("load");
     let sets = [skipping(), mirroring()];
     let mut generation = tap.publish(&sets[1], false).expect("publish");
     assert_eq!(generation % 2, 1, "odd generations mirror");

@@ -44,6 +44,15 @@ pub(super) fn set_settings(
     Ok(())
 }
 
+/// Programs with these names are not loaded.
+pub(super) fn leave_out(object: &mut OpenObject, names: &[&str]) {
+    for mut program in object.progs_mut() {
+        if names.iter().any(|name| program.name() == *name) {
+            program.set_autoload(false);
+        }
+    }
+}
+
 pub(super) fn load(program: &'static str, object: OpenObject) -> Result<Object, Error> {
     object
         .load()

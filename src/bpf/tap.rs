@@ -16,9 +16,30 @@ use super::own_flows::ControlWords;
 use super::policy::{bytes_of, from_bytes, PolicyMaps};
 use super::skel::{Counters, OwnFlow, Sleeper, TapSettings, MAX_RINGS, TAP_OBJECT};
 use crate::mirror::tables::Tables;
+use crate::packet::link::{synthetic_macs, LinkType, MacPair};
 use crate::source::mapped::MappedArray;
 
 const NAME: &str = "tap";
+
+/// Which devices a tap can be attached to. Each sort costs the verifier's time at the load.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Links {
+    /// What their packets begin with.
+    pub types: Vec<LinkType>,
+    /// Addresses of the synthetic Ethernet headers, by direction.
+    pub macs: [MacPair; 2],
+}
+
+impl Links {
+    /// For a source of this name on devices of these types.
+    #[must_use]
+    pub fn new(source: &str, types: &[LinkType]) -> Links {
+        Links {
+            types: types.to_vec(),
+            macs: synthetic_macs(source),
+        }
+    }
+}
 
 /// What holds the two programs on their hooks.
 #[derive(Debug)]
@@ -53,16 +74,22 @@ impl Tap {
     ///
     /// # Errors
     /// The verifier or the kernel's limits; the error says which and what helps.
-    pub fn load(rings: usize, ring_size: u32) -> Result<Tap, Error> {
+    pub fn load(rings: usize, ring_size: u32, links: &Links) -> Result<Tap, Error> {
         let rings = rings.clamp(1, MAX_RINGS);
         let mut open = object::open(NAME, TAP_OBJECT)?;
         object::set_settings(NAME, &mut open, |bytes| {
             if let Some(mut settings) = from_bytes::<TapSettings>(bytes) {
                 settings.ring_count = u32::try_from(rings).unwrap_or(1);
+                settings.synthetic_macs = links.macs.map(words);
                 let source = bytes_of(&settings);
                 bytes[..source.len()].copy_from_slice(source);
             }
         })?;
+        for link in [LinkType::Ethernet, LinkType::Ip] {
+            if !links.types.contains(&link) {
+                object::leave_out(&mut open, &programs(link));
+            }
+        }
         let object = object::load(NAME, open)?;
         let ring_array = object::map(NAME, &object, "rings")?;
         let rings = make_rings(&ring_array, rings, ring_size)?;
@@ -103,19 +130,15 @@ impl Tap {
     ///
     /// # Errors
     /// EINVAL where the kernel has no tcx.
-    pub fn attach_tcx(&mut self, ifindex: u32, interface: &str) -> Result<(), Error> {
-        let ingress = attach::attach(
-            self.program("xtee_ingress")?,
-            ifindex,
-            interface,
-            Hook::TcxIngress,
-        )?;
-        let egress = attach::attach(
-            self.program("xtee_egress")?,
-            ifindex,
-            interface,
-            Hook::TcxEgress,
-        )?;
+    pub fn attach_tcx(
+        &mut self,
+        ifindex: u32,
+        interface: &str,
+        link: LinkType,
+    ) -> Result<(), Error> {
+        let [ingress, egress] = programs(link);
+        let ingress = attach::attach(self.program(ingress)?, ifindex, interface, Hook::TcxIngress)?;
+        let egress = attach::attach(self.program(egress)?, ifindex, interface, Hook::TcxEgress)?;
         self.hold = Some(Hold::Tcx {
             _links: [ingress, egress],
         });
@@ -126,9 +149,15 @@ impl Tap {
     ///
     /// # Errors
     /// What the kernel said.
-    pub fn attach_clsact(&mut self, ifindex: u32, interface: &str) -> Result<(), Error> {
-        let ingress = clsact::attach(self.program("xtee_ingress")?, ifindex, interface, true)?;
-        let egress = clsact::attach(self.program("xtee_egress")?, ifindex, interface, false)?;
+    pub fn attach_clsact(
+        &mut self,
+        ifindex: u32,
+        interface: &str,
+        link: LinkType,
+    ) -> Result<(), Error> {
+        let [ingress, egress] = programs(link);
+        let ingress = clsact::attach(self.program(ingress)?, ifindex, interface, true)?;
+        let egress = clsact::attach(self.program(egress)?, ifindex, interface, false)?;
         self.hold = Some(Hold::Clsact {
             _filters: [ingress, egress],
         });
@@ -200,6 +229,19 @@ impl Tap {
         // SAFETY: the object keeps the program's descriptor open for as long as `self` is borrowed.
         Ok(unsafe { BorrowedFd::borrow_raw(raw) })
     }
+}
+
+/// The programs of both directions for what a device's packets begin with.
+const fn programs(link: LinkType) -> [&'static str; 2] {
+    match link {
+        LinkType::Ethernet => ["xtee_ingress", "xtee_egress"],
+        LinkType::Ip => ["xtee_ingress_ip", "xtee_egress_ip"],
+    }
+}
+
+/// As the program has them: words of 16 bits in network order.
+fn words(pair: MacPair) -> [u16; 6] {
+    std::array::from_fn(|word| u16::from_ne_bytes([pair[2 * word], pair[2 * word + 1]]))
 }
 
 /// Ring buffers in the configured size, put into the program's array.

@@ -66,6 +66,8 @@ pub struct InterfaceFacts {
     pub carries_host_traffic: bool,
     /// Frames begin with an Ethernet header (false for tun, wireguard, …).
     pub has_ethernet_header: bool,
+    /// `ARPHRD_*`: what its frames begin with.
+    pub arp_type: u16,
     /// It is the loopback.
     pub loopback: bool,
     /// The driver has native XDP; `None` where the kernel does not tell (before 6.3).

@@ -17,6 +17,7 @@ use super::error::ConfigError;
 use super::facts::HostFacts;
 use super::settings::{Config, Encapsulation, SourceKind, ZeroCopy};
 use crate::mirror::rules::Action;
+use crate::packet::link::LinkType;
 use crate::packet::Direction;
 
 /// A decision and its reason.
@@ -63,6 +64,8 @@ pub struct SourcePlan {
     pub interface: String,
     /// Its number.
     pub ifindex: u32,
+    /// What its packets begin with.
+    pub link: LinkType,
     /// How packets are taken.
     pub capture: Capture,
     /// One thread each.

@@ -10,7 +10,7 @@ use super::mirror::Shared;
 use super::outputs::Opener;
 use super::thread;
 use crate::bpf::skel::OwnFlow;
-use crate::bpf::tap::Tap;
+use crate::bpf::tap::{Links, Tap};
 use crate::config::plan::{Attach, Capture, SourcePlan};
 use crate::host::hooks::{self, Attached, Hook, Hooks};
 use crate::host::link;
@@ -63,7 +63,11 @@ impl RunningTap {
             bail!("{} is not a tap", plan.name)
         };
         let lock = lock(&plan.interface, plan.ifindex)?;
-        let mut program = Tap::load(plan.workers.len(), *ring_size)?;
+        let mut program = Tap::load(
+            plan.workers.len(),
+            *ring_size,
+            &Links::new(&plan.name, &[plan.link]),
+        )?;
         program.set_own_flows(exclusions)?;
         program.publish(shared.tables, plan.allow_credential_endpoints)?;
         let sleepers = Arc::new(program.sleepers()?);
@@ -123,7 +127,10 @@ impl RunningTap {
     /// The kernel refused.
     pub fn attach(&mut self) -> anyhow::Result<String> {
         let SourcePlan {
-            ifindex, interface, ..
+            ifindex,
+            interface,
+            link,
+            ..
         } = &self.plan;
         let hooks = hooks_of(*ifindex).with_context(|| format!("cannot look at {interface}"))?;
         match self.attach {
@@ -134,7 +141,7 @@ impl RunningTap {
                     self.program.remove_stale_filters(*ifindex)?;
                     tracing::info!("removed the clsact filters that an xtee left on {interface}");
                 }
-                self.program.attach_tcx(*ifindex, interface)?;
+                self.program.attach_tcx(*ifindex, interface, *link)?;
             }
             Attach::Clsact => {
                 if !hooks.clsact {
@@ -143,7 +150,7 @@ impl RunningTap {
                          stays, so that this happens once; `tc qdisc add dev {interface} clsact` at boot avoids it"
                     );
                 }
-                self.program.attach_clsact(*ifindex, interface)?;
+                self.program.attach_clsact(*ifindex, interface, *link)?;
             }
         }
         Ok(self.attach.to_string())

@@ -140,6 +140,7 @@ fn interface_facts(ethtool: &Ethtool, link: &Link, carries_host_traffic: bool) -
             .collect(),
         carries_host_traffic,
         has_ethernet_header: link.ethernet,
+        arp_type: link.arp_type,
         loopback: link.loopback,
         // AF_XDP needs native XDP that can redirect: ixgbevf, for one, cannot.
         native_xdp: xdp.map(|xdp| xdp.native && xdp.redirect),

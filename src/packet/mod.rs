@@ -12,6 +12,7 @@ pub mod encap;
 pub mod fit;
 pub mod flow;
 pub mod headers;
+pub mod link;
 mod packets;
 pub mod segment;
 pub mod signature;

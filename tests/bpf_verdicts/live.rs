@@ -5,6 +5,7 @@ use std::ffi::CString;
 use std::time::Duration;
 
 use xtee::packet::flow::hash_frame;
+use xtee::packet::link::LinkType;
 use xtee::packet::{wire_packets, Checksum, Direction, Gso, VlanTag};
 
 use crate::bpf_run::{Copy, TapBench};
@@ -44,9 +45,9 @@ impl Wire {
             let _there = tapped.enter();
             let tap = &mut bench.tap;
             let attached = if clsact {
-                tap.attach_clsact(index("t0"), "t0")
+                tap.attach_clsact(index("t0"), "t0", LinkType::Ethernet)
             } else {
-                tap.attach_tcx(index("t0"), "t0")
+                tap.attach_tcx(index("t0"), "t0", LinkType::Ethernet)
             };
             attached.expect("attach");
         }

@@ -22,6 +22,7 @@ mod random_rules;
 
 mod flow_hash;
 mod fragments;
+mod links;
 mod live;
 mod loop_guard;
 mod marks;

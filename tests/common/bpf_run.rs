@@ -10,11 +10,12 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 
 use xtee::bpf::skel::Counters;
 use xtee::bpf::steer::Steer;
-use xtee::bpf::tap::Tap;
+use xtee::bpf::tap::{Links, Tap};
 use xtee::mirror::reference;
 use xtee::mirror::rules::{Action, PacketFacts, Ports, Rule, Verdict};
 use xtee::mirror::tables::compile_with_default;
 use xtee::packet::headers::{self, Headers};
+use xtee::packet::link::LinkType;
 use xtee::packet::{Direction, FrameMeta};
 use xtee::reason::Reason;
 use xtee::source::ring::Ring;
@@ -223,10 +224,15 @@ impl Seen {
     }
 }
 
+/// The source that a [`TapBench`] is.
+pub const SOURCE: &str = "tap:bench0";
+
 /// A loaded tap that is attached to nothing, and its rings.
 #[derive(Debug)]
 pub struct TapBench {
     pub tap: Tap,
+    /// Which of its programs run.
+    pub link: LinkType,
     rings: Vec<Ring>,
     counters: Counters,
     generation: u32,
@@ -239,7 +245,12 @@ impl TapBench {
     }
 
     pub fn with_rings(count: usize, size: u32) -> TapBench {
-        let tap = Tap::load(count, size).expect("load the tap");
+        TapBench::on(LinkType::Ethernet, count, size)
+    }
+
+    /// For devices whose packets begin with this.
+    pub fn on(link: LinkType, count: usize, size: u32) -> TapBench {
+        let tap = Tap::load(count, size, &Links::new(SOURCE, &[link])).expect("load the tap");
         let rings = (0..count)
             .map(|index| {
                 let descriptor = tap.ring(index).expect("a ring");
@@ -248,6 +259,7 @@ impl TapBench {
             .collect();
         TapBench {
             tap,
+            link,
             rings,
             counters: Counters::default(),
             generation: 0,
@@ -270,9 +282,11 @@ impl TapBench {
     }
 
     pub fn program(&self, direction: Direction) -> BorrowedFd<'_> {
-        let name = match direction {
-            Direction::In => "xtee_ingress",
-            Direction::Out => "xtee_egress",
+        let name = match (direction, self.link) {
+            (Direction::In, LinkType::Ethernet) => "xtee_ingress",
+            (Direction::Out, LinkType::Ethernet) => "xtee_egress",
+            (Direction::In, LinkType::Ip) => "xtee_ingress_ip",
+            (Direction::Out, LinkType::Ip) => "xtee_egress_ip",
         };
         self.tap.program(name).expect("the program")
     }

@@ -69,6 +69,22 @@ pub struct Production {
 
 impl Production {
     pub fn new(device: MirrorDevice) -> Production {
+        let production = Production::unwired(device);
+        veth(
+            &VethEnd::new(&production.client, ETH)
+                .mac(CLIENT.mac)
+                .address("198.51.100.1/24")
+                .address("2001:db8::1/64"),
+            &VethEnd::new(&production.instance, ETH)
+                .mac(INSTANCE.mac)
+                .address("198.51.100.2/24")
+                .address("2001:db8::2/64"),
+        );
+        production
+    }
+
+    /// Client and instance are not connected: the test gives both an interface [`ETH`] and its addresses.
+    pub fn unwired(device: MirrorDevice) -> Production {
         let production = Production {
             _alone: ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner),
             client: Namespace::with_ipv6(),
@@ -76,21 +92,10 @@ impl Production {
             collector: Namespace::new(),
         };
         let Production {
-            client,
             instance,
             collector,
             ..
         } = &production;
-        veth(
-            &VethEnd::new(client, ETH)
-                .mac(CLIENT.mac)
-                .address("198.51.100.1/24")
-                .address("2001:db8::1/64"),
-            &VethEnd::new(instance, ETH)
-                .mac(INSTANCE.mac)
-                .address("198.51.100.2/24")
-                .address("2001:db8::2/64"),
-        );
         veth(
             &VethEnd::new(instance, MIRROR)
                 .mtu(MIRROR_MTU as u32)

@@ -8,6 +8,7 @@ use super::{
 };
 use crate::config::settings::ZeroCopy;
 use crate::config::values::human;
+use crate::packet::link::{synthetic_macs, LinkType};
 
 macro_rules! words {
     ($($kind:ident { $($variant:ident => $word:literal),+ })+) => {$(
@@ -64,6 +65,19 @@ impl fmt::Display for SourcePlan {
         match &self.capture {
             Capture::Tap { attach, ring_size } => {
                 writeln!(f, "  attach    {attach}")?;
+                if self.link == LinkType::Ip {
+                    let [_, outgoing] = synthetic_macs(&self.name);
+                    let mac = |bytes: &[u8]| {
+                        let words: Vec<_> = bytes.iter().map(|b| format!("{b:02x}")).collect();
+                        words.join(":")
+                    };
+                    writeln!(
+                        f,
+                        "  link      IP packets: copies get an Ethernet header, here {} and there {}",
+                        mac(&outgoing[6..]),
+                        mac(&outgoing[..6])
+                    )?;
+                }
                 writeln!(f, "  ring      {} for each worker", human(*ring_size))?;
             }
             Capture::Span {

@@ -7,6 +7,7 @@ use crate::config::settings::{
     AttachChoice, Config, ModeChoice, Source, SourceKind, Span, Tap, ZeroCopy,
 };
 use crate::mirror::rules::Action;
+use crate::packet::link::LinkType;
 
 /// Outer Ethernet header.
 const ETHERNET: u32 = 14;
@@ -72,7 +73,10 @@ fn plan_source(
     }
     let tapped = matches!(source.kind, SourceKind::Tap(_));
     let (capture, queues) = match &source.kind {
-        SourceKind::Tap(tap) => (plan_tap(source, tap, facts)?, None),
+        SourceKind::Tap(tap) => {
+            can_be_tapped(source, interface)?;
+            (plan_tap(source, tap, facts)?, None)
+        }
         SourceKind::Span(span) => {
             let capture = plan_span(source, span, facts, interface, targets)?;
             if interface.carries_host_traffic && config.default_action() == Action::Mirror {
@@ -91,12 +95,35 @@ fn plan_source(
         name: source.name(),
         interface: interface.name.clone(),
         ifindex: interface.index,
+        link: match interface.has_ethernet_header {
+            true => LinkType::Ethernet,
+            false => LinkType::Ip,
+        },
         capture,
         workers: workers(source, facts, queues)?,
         carries_host_traffic: tapped || interface.carries_host_traffic,
         allow_link_reset: source.allow_link_reset,
         allow_credential_endpoints: source.allow_credential_endpoints,
     })
+}
+
+/// `ARPHRD_*` of devices without an Ethernet header whose packets are IP: NONE (tun, WireGuard), PPP, RAWIP,
+/// TUNNEL, TUNNEL6, SIT, IPGRE, IP6GRE.
+const IP_LINKS: [u16; 8] = [0xfffe, 512, 519, 768, 769, 776, 778, 823];
+
+/// A wireless monitor's frames, for one, are neither Ethernet nor IP.
+fn can_be_tapped(source: &Source, interface: &InterfaceFacts) -> Result<(), ConfigError> {
+    if interface.has_ethernet_header || IP_LINKS.contains(&interface.arp_type) {
+        return Ok(());
+    }
+    Err(error(
+        source,
+        format!(
+            "{} carries neither Ethernet nor IP packets (link type {})",
+            interface.name, interface.arp_type
+        ),
+        "an Ethernet interface, or one of IP packets (tun, WireGuard, PPP, an IP tunnel)",
+    ))
 }
 
 fn plan_tap(source: &Source, tap: &Tap, facts: &HostFacts) -> Result<Capture, ConfigError> {
