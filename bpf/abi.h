@@ -35,7 +35,8 @@
 	X(no_neighbour, "the next hop's MAC address is unknown")          \
 	X(congested, "the device or its queue refused the copy")          \
 	X(send_error, "the kernel refused to send")                       \
-	X(shutdown, "still queued when the mirror was stopped")
+	X(shutdown, "still queued when the mirror was stopped")           \
+	X(not_ip, "not IP, which is all that the target takes")
 
 enum xtee_drop_reason {
 #define XTEE_REASON_ENUM(name, text) XTEE_DROP_##name,
@@ -139,15 +140,24 @@ struct xtee_network6_key {
 	__u32 address[4];    /* network order */
 };
 
-/* The outer flow of our own copies: never copied again. */
+/*
+ * The outer flow of our own copies: never copied again. The tunnel header is told by two words of it, compared
+ * as they stand on the wire under a mask; their places count from the end of the outer IP header.
+ */
 struct xtee_own_flow {
-	__u32 destination;       /* network order */
-	__u32 identifier;        /* VNI or GRE key, host order */
-	__u16 destination_port;  /* host order, 0 for GRE */
-	__u16 source_port_first; /* host order */
-	__u16 source_port_last;  /* host order, inclusive */
-	__u8 protocol;           /* IPPROTO_UDP or IPPROTO_GRE */
-	__u8 has_identifier;     /* GRE without a key has none */
+	__u32 destination[4]; /* network order; IPv4 in the first word, the others 0 */
+	__u32 header;         /* at header_offset, in network order like all four */
+	__u32 header_mask;
+	__u32 identifier; /* VNI, key or session, at identifier_offset; a mask of 0: the tunnel has none */
+	__u32 identifier_mask;
+	__u16 destination_port; /* host order, 0 where there are no ports */
+	__u16 source_port_first;
+	__u16 source_port_last; /* inclusive */
+	__u8 family;            /* 4 or 6 */
+	__u8 protocol;          /* IPPROTO_UDP or IPPROTO_GRE */
+	__u8 header_offset;     /* bytes */
+	__u8 identifier_offset; /* bytes */
+	__u8 padding[2];
 };
 
 /* Written by the control plane while the programs run; each word by itself. */

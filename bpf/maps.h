@@ -22,6 +22,17 @@ struct {
 	__type(value, struct xtee_fragment);
 } fragments SEC(".maps");
 
+/*
+ * Datagrams of our own outer flow whose first fragment was seen: the later ones have no tunnel header. Apart
+ * from the others, so that a flood of somebody's fragments cannot push ours out.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 16384);
+	__type(key, struct xtee_fragment_key);
+	__type(value, __u64); /* ns, CLOCK_MONOTONIC */
+} own_fragments SEC(".maps");
+
 /* Marks seen at egress, by flow, so that the flow's ingress packets follow. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);

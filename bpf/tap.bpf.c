@@ -37,63 +37,11 @@
 #include "offload.h"
 #include "link.h"
 #include "copy.h"
+#include "own.h"
 
 const volatile __u32 ring_count = 1;
 /* So that the skeleton carries the record's type. */
 const volatile struct xtee_record record_type = {};
-
-struct vxlan_header {
-	__u32 flags;
-	__u32 vni; /* in the upper 24 bits */
-};
-
-/* As src/packet/encap writes them: VXLAN with the I flag alone, GRE with Ethernet inside and no flags but these. */
-#define XTEE_VXLAN_FLAGS 0x08000000
-#define XTEE_GRE_KEY 0x20000000
-#define XTEE_GRE_SEQUENCE 0x10000000
-#define XTEE_GRE_BRIDGED 0x6558
-
-/* Exactly our outer flow; other traffic to the collector stays visible. */
-static __always_inline bool is_own_copy(struct __sk_buff *skb, const struct packet_facts *facts)
-{
-	__u32 count = control.own_flow_count;
-
-	if (facts->family != 4 || (facts->protocol != 17 && facts->protocol != 47) || !count)
-		return false;
-	for (__u32 i = 0; i < XTEE_MAX_OWN_FLOWS; i++) {
-		if (i >= count)
-			break;
-		const struct xtee_own_flow *own = &control.own_flows[i];
-		__u32 identifier;
-
-		if (facts->destination[0] != own->destination || facts->protocol != own->protocol)
-			continue;
-		if (own->protocol == 17) {
-			if (facts->ports != XTEE_PORTS_KNOWN || facts->destination_port != own->destination_port ||
-			    facts->source_port < own->source_port_first || facts->source_port > own->source_port_last)
-				continue;
-			struct vxlan_header vxlan;
-
-			if (!XTEE_LOAD(skb, facts->transport + 8, vxlan) || vxlan.flags != bpf_htonl(XTEE_VXLAN_FLAGS))
-				continue;
-			if (bpf_ntohl(vxlan.vni) >> 8 != own->identifier)
-				continue;
-			return true;
-		}
-		__u32 gre;
-		if (!XTEE_LOAD(skb, facts->transport, gre) ||
-		    (bpf_ntohl(gre) & ~(XTEE_GRE_KEY | XTEE_GRE_SEQUENCE)) != XTEE_GRE_BRIDGED)
-			continue;
-		bool has_key = bpf_ntohl(gre) & XTEE_GRE_KEY;
-		if (has_key != (own->has_identifier != 0))
-			continue;
-		if (!has_key)
-			return true;
-		if (XTEE_LOAD(skb, facts->transport + 4, identifier) && bpf_ntohl(identifier) == own->identifier)
-			return true;
-	}
-	return false;
-}
 
 static __always_inline int tap(struct __sk_buff *skb, const __u32 direction, const __u8 link)
 {

@@ -19,7 +19,7 @@ mod tapped;
 #[path = "common/wire.rs"]
 mod wire;
 
-use xtee::packet::encap::Tunnel;
+use xtee::packet::encap::{Inner, Tunnel};
 
 use compare::{assert_tshark_agrees, compare, Comparison, Copy, Expect};
 use mirror::{source, target, TestFolder};
@@ -189,6 +189,7 @@ fn gre_by_af_xdp() {
     let tunnel = Tunnel::Gre {
         key: Some(7),
         sequence: true,
+        inner: Inner::Ethernet,
     };
     let arguments = ["--to", "gre://203.0.113.2?key=7&seq=on"];
     let outcome = everything(&production, tunnel, &arguments, "8M");
@@ -205,6 +206,7 @@ fn gre_by_a_raw_socket() {
         let tunnel = Tunnel::Gre {
             key: Some(7),
             sequence,
+            inner: Inner::Ethernet,
         };
         let url = match sequence {
             false => "gre://203.0.113.2?key=7&transmit=raw",

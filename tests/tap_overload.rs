@@ -18,7 +18,7 @@ mod tapped;
 #[path = "common/wire.rs"]
 mod wire;
 
-use xtee::packet::encap::Tunnel;
+use xtee::packet::encap::{Inner, Tunnel};
 use xtee::reason::Reason;
 
 use compare::{compare, copies, Expect};
@@ -130,6 +130,7 @@ fn started_and_ended_under_load() {
     let gre = Tunnel::Gre {
         key: Some(7),
         sequence: false,
+        inner: Inner::Ethernet,
     };
     let production = Production::new(MirrorDevice::Splits).silent();
     // Where the qdisc has to be made, production loses packets: see tap_kill.rs.

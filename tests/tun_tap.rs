@@ -30,7 +30,7 @@ use production::{
 use sensor::{Sensor, REQUEST_MARKER, REQUEST_RULE, RESPONSE_MARKER, RESPONSE_RULE};
 use tun_pair::TunPair;
 use wire::{Seen, WireCapture};
-use xtee::packet::encap::Tunnel;
+use xtee::packet::encap::{Inner, Tunnel};
 use xtee::packet::link::synthetic_macs;
 use xtee::packet::Direction;
 
@@ -164,6 +164,7 @@ fn by_clsact_and_gre() {
     let tunnel = Tunnel::Gre {
         key: Some(7),
         sequence: false,
+        inner: Inner::Ethernet,
     };
     let arguments = ["--to", "gre://203.0.113.2?key=7", "--attach", "clsact"];
     assert_super_packets(&compared(tunnel, &arguments));

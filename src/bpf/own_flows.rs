@@ -1,7 +1,11 @@
 //! Telling a running program which outer flows are our own copies, by its mapped variables.
+//!
+//! Called by control, before the first copy is sent.
 
 use std::io;
 use std::mem::offset_of;
+use std::net::IpAddr;
+use std::ops::RangeInclusive;
 use std::sync::atomic::Ordering;
 
 use libbpf_rs::MapHandle;
@@ -9,7 +13,63 @@ use std::os::fd::AsFd;
 
 use super::error::Error;
 use super::skel::{Control, OwnFlow, MAX_OWN_FLOWS};
+use crate::packet::encap::{Signature, Tunnel, UDP_HEADER};
 use crate::source::mapped::MappedArray;
+
+/// The entries by which a program knows the copies for one target: one, or two where GRE carries IP.
+#[must_use]
+pub fn own_flows(
+    destination: IpAddr,
+    tunnel: &Tunnel,
+    source_ports: RangeInclusive<u16>,
+) -> Vec<OwnFlow> {
+    let signatures = tunnel.signatures();
+    let entry = |signature: &Signature| {
+        let mut flow = OwnFlow {
+            protocol: tunnel.protocol(),
+            ..OwnFlow::default()
+        };
+        match destination {
+            IpAddr::V4(address) => {
+                flow.family = 4;
+                flow.destination[0] = u32::from_ne_bytes(address.octets());
+            }
+            IpAddr::V6(address) => {
+                flow.family = 6;
+                for (word, bytes) in flow.destination.iter_mut().zip(address.octets().chunks(4)) {
+                    *word = word_at(bytes, 0);
+                }
+            }
+        }
+        let mut front = 0;
+        if let Some(port) = tunnel.udp_port() {
+            flow.destination_port = port;
+            flow.source_port_first = *source_ports.start();
+            flow.source_port_last = *source_ports.end();
+            front = UDP_HEADER;
+        }
+        flow.header_offset = front as u8;
+        flow.header_mask = word_at(&signature.mask, front);
+        flow.header = word_at(&signature.bytes, front) & flow.header_mask;
+        // The next word that counts, if there is one, holds the identifier.
+        let identifier = (front + 4..signature.length)
+            .step_by(4)
+            .find(|at| word_at(&signature.mask, *at) != 0);
+        if let Some(at) = identifier {
+            flow.identifier_offset = at as u8;
+            flow.identifier_mask = word_at(&signature.mask, at);
+            flow.identifier = word_at(&signature.bytes, at) & flow.identifier_mask;
+        }
+        flow
+    };
+    signatures.iter().map(entry).collect()
+}
+
+/// Four bytes at `at` as a word in network order; 0 beyond the end.
+fn word_at(bytes: &[u8], at: usize) -> u32 {
+    let word = bytes.get(at..).and_then(|rest| rest.first_chunk());
+    u32::from_ne_bytes(word.copied().unwrap_or_default())
+}
 
 /// The program's `control` variable, mapped.
 #[derive(Debug)]

@@ -117,9 +117,10 @@ const MIRROR_OPTIONS: [&str; 21] = [
 /// What `mirror` and `check` have in common.
 #[derive(Debug, Default, Args)]
 pub struct MirrorOptions {
-    /// Where copies go; several targets get a copy each. `vxlan://HOST[:4789]?vni=N` or
-    /// `gre://HOST[?key=N][&seq=on]`; further parameters: gso=auto|on|off, transmit=auto|udp|xsk|raw,
-    /// source=IP, dev=IF, ports=N, limit=none
+    /// Where copies go; several targets get a copy each. `vxlan://HOST[:4789]?vni=N`,
+    /// `geneve://HOST[:6081]?vni=N`, `gre://HOST[?key=N][&seq=on][&inner=ip]` or
+    /// `erspan://HOST?session=N[&version=3]`, an IPv6 HOST in brackets; further parameters:
+    /// gso=auto|on|off, transmit=auto|udp|xsk|raw, source=IP, dev=IF, ports=N, limit=none
     #[arg(long, value_name = "URL", num_args = 1..)]
     pub to: Vec<String>,
 

@@ -3,7 +3,7 @@
 //! `host` fills it in; `plan` reads it; tests make it up. Nothing here asks the system for anything.
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use serde::Serialize;
 
@@ -91,7 +91,7 @@ impl InterfaceFacts {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct TargetFacts {
     /// The address of the target's host.
-    pub resolved: Option<Ipv4Addr>,
+    pub resolved: Option<IpAddr>,
     /// Why there is no address.
     pub resolve_error: Option<String>,
     /// The route there (looked up with the target's `source` and `dev`, if it has them).
@@ -109,9 +109,9 @@ pub struct RouteFacts {
     /// Name of the device.
     pub device: String,
     /// The gateway, `None` when the target is on the link.
-    pub gateway: Option<Ipv4Addr>,
+    pub gateway: Option<IpAddr>,
     /// The source address that the kernel would choose.
-    pub prefsrc: Option<Ipv4Addr>,
+    pub prefsrc: Option<IpAddr>,
     /// Path MTU of the route as far as it is known, in bytes of layer 3.
     pub mtu: u32,
     /// Hardware address of the next hop, `None` while it is not resolved.

@@ -8,15 +8,16 @@ mod target;
 #[cfg(test)]
 mod tests;
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use serde::Serialize;
 
 use super::error::ConfigError;
 use super::facts::HostFacts;
-use super::settings::{Config, Encapsulation, SourceKind, ZeroCopy};
+use super::settings::{Config, SourceKind, ZeroCopy};
 use crate::mirror::rules::Action;
+use crate::packet::encap::{IpVersion, Tunnel};
 use crate::packet::link::LinkType;
 use crate::packet::Direction;
 
@@ -143,11 +144,11 @@ pub struct TargetPlan {
     /// `vxlan://203.0.113.2:4789?vni=7`.
     pub url: String,
     /// The tunnel.
-    pub encapsulation: Encapsulation,
+    pub encapsulation: Tunnel,
     /// The address of the host.
-    pub address: Ipv4Addr,
+    pub address: IpAddr,
     /// The outer source address that was asked for, else the route's, if it has one.
-    pub source: Option<Ipv4Addr>,
+    pub source: Option<IpAddr>,
     /// The device that the copies leave by.
     pub device: String,
     /// Its number.
@@ -162,10 +163,27 @@ pub struct TargetPlan {
     pub gso: Option<Choice<UdpSend>>,
     /// Number of outer source ports, from 61000 on.
     pub source_ports: u16,
-    /// Largest outer packet in bytes, from its IPv4 header on.
+    /// Largest outer packet in bytes, from its IP header on.
     pub path_mtu: u32,
     /// Largest inner frame in bytes, its Ethernet header included, that fits in `path_mtu`.
     pub largest_frame: u32,
+}
+
+impl TargetPlan {
+    /// Version of the outer IP header.
+    #[must_use]
+    pub fn outer(&self) -> IpVersion {
+        match self.address {
+            IpAddr::V4(_) => IpVersion::V4,
+            IpAddr::V6(_) => IpVersion::V6,
+        }
+    }
+
+    /// Bytes between the start of the outer IP header and the inner frame.
+    #[must_use]
+    pub fn overhead(&self) -> usize {
+        self.encapsulation.ip_overhead(self.outer())
+    }
 }
 
 /// Who sends copies.
@@ -198,7 +216,7 @@ pub fn plan(config: &Config, facts: &HostFacts) -> Result<Plan, ConfigError> {
     let mut warnings = Vec::new();
     let targets = target::targets(config, facts, &mut warnings)?;
     let sources = source::sources(config, facts, &targets, &mut warnings)?;
-    one_owner_of_sequence_numbers(config, &sources)?;
+    shared_sequence_numbers(config, &sources, &mut warnings);
     rules_without_effect(config, &mut warnings);
     Ok(Plan {
         sources,
@@ -210,27 +228,20 @@ pub fn plan(config: &Config, facts: &HostFacts) -> Result<Plan, ConfigError> {
     })
 }
 
-/// Workers do not talk to each other, so the sequence number of a GRE tunnel belongs to one.
-fn one_owner_of_sequence_numbers(
-    config: &Config,
-    sources: &[SourcePlan],
-) -> Result<(), ConfigError> {
+/// Workers that send with the same key or session take their numbers from one counter, so that every
+/// missing one is a loss; but they do not wait for each other.
+fn shared_sequence_numbers(config: &Config, sources: &[SourcePlan], warnings: &mut Vec<String>) {
     let workers: usize = sources.iter().map(|source| source.workers.len()).sum();
     for target in &config.targets {
-        let numbered = matches!(
-            target.encapsulation,
-            Encapsulation::Gre { sequence: true, .. }
-        );
-        if numbered && workers > 1 {
-            return Err(ConfigError {
-                place: target.place.clone(),
-                key: target.name(),
-                wrong: format!("sequence numbers have one owner, and there are {workers} workers"),
-                allowed: "seq=off, or one source with workers = 1".to_owned(),
-            });
+        if target.encapsulation.is_numbered() && workers > 1 {
+            warnings.push(format!(
+                "{}: {workers} workers share its sequence numbers: those of one flow arrive in order, those of \
+                 different flows may not. A receiver that drops what is out of order wants one source with \
+                 workers = 1",
+                target.name()
+            ));
         }
     }
-    Ok(())
 }
 
 /// Rules that ask for what no source can show.

@@ -2,13 +2,15 @@
 //! in. `validate` makes it; `plan` turns it into decisions.
 
 use std::fmt;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use serde::Serialize;
 
 use super::error::Place;
 use crate::mirror::rules::{Action, Rule};
+use crate::packet::encap::erspan::Version as ErspanVersion;
+use crate::packet::encap::{Inner, Tunnel};
 
 /// Ring of one worker of a tap, unless set: 16 MiB.
 pub const DEFAULT_RING_SIZE: u32 = 16 << 20;
@@ -18,8 +20,6 @@ pub const DEFAULT_FRAMES: u32 = 4096;
 pub const DEFAULT_SOURCE_PORTS: u16 = 64;
 /// First outer source port: above Linux's ephemeral range, which ends at 60999.
 pub const FIRST_SOURCE_PORT: u16 = 61000;
-/// Port of VXLAN (RFC 7348).
-pub const VXLAN_PORT: u16 = 4789;
 /// Where `xtee status` finds the running mirror, unless set.
 pub const DEFAULT_SOCKET: &str = "/run/xtee/xtee.sock";
 /// Workers of one source.
@@ -158,13 +158,13 @@ pub struct Target {
     /// The host.
     pub host: Host,
     /// The tunnel.
-    pub encapsulation: Encapsulation,
+    pub encapsulation: Tunnel,
     /// The transmitter asked for.
     pub transmit: TransmitChoice,
     /// UDP GSO asked for.
     pub gso: GsoChoice,
     /// Outer source address; `None`: the route's.
-    pub source: Option<Ipv4Addr>,
+    pub source: Option<IpAddr>,
     /// Device that copies have to leave by; `None`: the route's.
     pub device: Option<String>,
     /// How many outer source ports, from [`FIRST_SOURCE_PORT`] on.
@@ -175,24 +175,38 @@ impl Target {
     /// What tells this target from others, as a URL: `vxlan://203.0.113.2:4789?vni=7`.
     #[must_use]
     pub fn name(&self) -> String {
+        let host = &self.host;
         match self.encapsulation {
-            Encapsulation::Vxlan { vni, port } => format!("vxlan://{}:{port}?vni={vni}", self.host),
-            Encapsulation::Gre { key, sequence } => {
+            Tunnel::Vxlan { vni, port } => format!("vxlan://{host}:{port}?vni={vni}"),
+            Tunnel::Geneve { vni, port } => format!("geneve://{host}:{port}?vni={vni}"),
+            Tunnel::Gre {
+                key,
+                sequence,
+                inner,
+            } => {
                 let key = key.map(|key| format!("key={key}"));
                 let sequence = sequence.then(|| "seq=on".to_owned());
-                let parameters: Vec<_> = key.into_iter().chain(sequence).collect();
+                let inner = (inner == Inner::Ip).then(|| "inner=ip".to_owned());
+                let parameters: Vec<_> = key.into_iter().chain(sequence).chain(inner).collect();
                 let mark = if parameters.is_empty() { "" } else { "?" };
-                format!("gre://{}{mark}{}", self.host, parameters.join("&"))
+                format!("gre://{host}{mark}{}", parameters.join("&"))
+            }
+            Tunnel::Erspan { version, session } => {
+                let version = match version {
+                    ErspanVersion::Two => "",
+                    ErspanVersion::Three => "&version=3",
+                };
+                format!("erspan://{host}?session={session}{version}")
             }
         }
     }
 }
 
-/// The host of a target.
+/// The host of a target. Displayed as it stands in a URL.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Host {
     /// An address.
-    Address(Ipv4Addr),
+    Address(IpAddr),
     /// A name, resolved when the mirror starts.
     Name(String),
 }
@@ -200,43 +214,9 @@ pub enum Host {
 impl fmt::Display for Host {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Host::Address(address) => write!(f, "{address}"),
+            Host::Address(IpAddr::V4(address)) => write!(f, "{address}"),
+            Host::Address(IpAddr::V6(address)) => write!(f, "[{address}]"),
             Host::Name(name) => write!(f, "{name}"),
-        }
-    }
-}
-
-/// The tunnel of a target.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Encapsulation {
-    /// VXLAN, RFC 7348.
-    Vxlan {
-        /// Network identifier, 24 bits.
-        vni: u32,
-        /// Outer destination port.
-        port: u16,
-    },
-    /// GRE with Ethernet inside, RFC 2784 and RFC 2890.
-    Gre {
-        /// Key, where wanted.
-        key: Option<u32>,
-        /// Sequence numbers.
-        sequence: bool,
-    },
-}
-
-impl Encapsulation {
-    /// Bytes between the start of the outer IPv4 header and the inner frame.
-    #[must_use]
-    pub fn overhead(&self) -> u32 {
-        match self {
-            // IPv4, UDP, VXLAN.
-            Encapsulation::Vxlan { .. } => 20 + 8 + 8,
-            // IPv4, GRE, and four bytes for each option.
-            Encapsulation::Gre { key, sequence } => {
-                24 + 4 * (u32::from(key.is_some()) + u32::from(*sequence))
-            }
         }
     }
 }

@@ -8,10 +8,11 @@ use std::path::Path;
 use proptest::prelude::*;
 
 use super::settings::{
-    AttachChoice, Encapsulation, GsoChoice, Host, ModeChoice, SourceKind, TransmitChoice, ZeroCopy,
+    AttachChoice, GsoChoice, Host, ModeChoice, SourceKind, TransmitChoice, ZeroCopy,
 };
 use super::*;
 use crate::mirror::rules::{Action, Protocols};
+use crate::packet::encap::{Inner, Tunnel};
 use crate::packet::Direction;
 
 const GOOD: &str = r#"default_action = "skip"
@@ -117,9 +118,10 @@ fn everything_is_read() {
     assert_eq!(vxlan.device.as_deref(), Some("eth2"));
     let gre = &config.targets[1];
     assert_eq!(gre.host, Host::Name("ndr.example.net".to_owned()));
-    let sequenced = Encapsulation::Gre {
+    let sequenced = Tunnel::Gre {
         key: Some(9),
         sequence: true,
+        inner: Inner::Ethernet,
     };
     assert_eq!(gre.encapsulation, sequenced);
     assert_eq!(gre.transmit, TransmitChoice::Raw);

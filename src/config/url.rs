@@ -1,9 +1,10 @@
 //! The URL of a target: `vxlan://HOST[:4789]?vni=N` or `gre://HOST?key=N&seq=on`, with parameters.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+pub mod host;
 
-use super::settings::{Encapsulation, Host, VXLAN_PORT};
+use super::settings::Host;
 use super::values::{word, Wrong};
+use crate::packet::encap::{erspan, geneve, vxlan, Inner, Tunnel};
 
 /// A target's URL, taken apart. Parameters that are keys of `[[target]]` too stay text: both are
 /// read by the same code.
@@ -12,7 +13,7 @@ pub struct TargetUrl {
     /// The host.
     pub host: Host,
     /// The tunnel.
-    pub encapsulation: Encapsulation,
+    pub encapsulation: Tunnel,
     /// The other parameters, each at most once.
     pub parameters: Vec<(String, String)>,
 }
@@ -26,7 +27,8 @@ impl TargetUrl {
     }
 }
 
-const SCHEMES: &str = "vxlan://HOST[:4789]?vni=N, gre://HOST[?key=N][&seq=on]";
+const SCHEMES: &str = "vxlan://HOST[:4789]?vni=N, geneve://HOST[:6081]?vni=N, \
+    gre://HOST[?key=N][&seq=on][&inner=ip], erspan://HOST?session=N[&version=3]";
 /// Parameters of every target.
 const COMMON: [&str; 6] = ["gso", "transmit", "source", "dev", "ports", "limit"];
 
@@ -39,9 +41,10 @@ pub fn parse(text: &str) -> Result<TargetUrl, Wrong> {
         return Err(Wrong::new(format!("`{text}` is not a URL"), SCHEMES));
     };
     let own: &[&str] = match scheme {
-        "vxlan" => &["vni"],
-        "gre" => &["key", "seq"],
-        "geneve" | "erspan" | "pcap" | "discard" => {
+        "vxlan" | "geneve" => &["vni"],
+        "gre" => &["key", "seq", "inner"],
+        "erspan" => &["session", "version"],
+        "pcap" | "discard" => {
             return Err(Wrong::not_built(&format!("a {scheme} target"), SCHEMES));
         }
         _ => {
@@ -58,7 +61,7 @@ pub fn parse(text: &str) -> Result<TargetUrl, Wrong> {
         ));
     };
     let (authority, query) = rest.split_once('?').unwrap_or((rest, ""));
-    let (host, port) = host_and_port(authority)?;
+    let (host, port) = host::host_and_port(authority)?;
     let mut parameters = Vec::new();
     for pair in query.split('&').filter(|pair| !pair.is_empty()) {
         let parameter = parameter(pair, own)?;
@@ -74,39 +77,72 @@ pub fn parse(text: &str) -> Result<TargetUrl, Wrong> {
         let position = parameters.iter().position(|(key, _)| key == name)?;
         Some(parameters.remove(position).1)
     };
-    let encapsulation = if scheme == "vxlan" {
-        let Some(vni) = take("vni") else {
-            return Err(Wrong::new(
-                "`vni` is missing",
-                "vxlan://HOST?vni=N, N from 0 to 16777215",
-            ));
-        };
-        Encapsulation::Vxlan {
-            vni: number("vni", &vni, (1 << 24) - 1)?,
-            port: port.unwrap_or(VXLAN_PORT),
-        }
-    } else {
-        if port.is_some() {
-            return Err(Wrong::new(
-                "GRE has no ports",
-                "gre://HOST[?key=N][&seq=on]",
-            ));
-        }
-        Encapsulation::Gre {
-            key: take("key")
-                .map(|key| number("key", &key, u32::MAX))
-                .transpose()?,
-            sequence: take("seq")
-                .map(|seq| word(&seq, &[("on", true), ("off", false)]))
-                .transpose()?
-                .unwrap_or(false),
-        }
-    };
+    let encapsulation = tunnel(scheme, port, &mut take)?;
     Ok(TargetUrl {
         host,
         encapsulation,
         parameters,
     })
+}
+
+/// The tunnel of a scheme that `parse` knows.
+fn tunnel(
+    scheme: &str,
+    port: Option<u16>,
+    take: &mut impl FnMut(&str) -> Option<String>,
+) -> Result<Tunnel, Wrong> {
+    let without_ports = |name: &str, allowed: &str| match port {
+        Some(_) => Err(Wrong::new(format!("{name} has no ports"), allowed)),
+        None => Ok(()),
+    };
+    match scheme {
+        "vxlan" | "geneve" => {
+            let Some(vni) = take("vni") else {
+                return Err(Wrong::new(
+                    "`vni` is missing",
+                    format!("{scheme}://HOST?vni=N, N from 0 to 16777215"),
+                ));
+            };
+            let vni = number("vni", &vni, vxlan::MAX_VNI)?;
+            Ok(if scheme == "vxlan" {
+                let port = port.unwrap_or(vxlan::PORT);
+                Tunnel::Vxlan { vni, port }
+            } else {
+                let port = port.unwrap_or(geneve::PORT);
+                Tunnel::Geneve { vni, port }
+            })
+        }
+        "erspan" => {
+            let allowed = "erspan://HOST?session=N[&version=3], N from 0 to 1023";
+            without_ports("ERSPAN", allowed)?;
+            let Some(session) = take("session") else {
+                return Err(Wrong::new("`session` is missing", allowed));
+            };
+            let version = take("version").map(|version| {
+                word(
+                    &version,
+                    &[("2", erspan::Version::Two), ("3", erspan::Version::Three)],
+                )
+            });
+            Ok(Tunnel::Erspan {
+                version: version.transpose()?.unwrap_or(erspan::Version::Two),
+                // At most 10 bits.
+                session: number("session", &session, u32::from(erspan::MAX_SESSION))? as u16,
+            })
+        }
+        _ => {
+            without_ports("GRE", "gre://HOST[?key=N][&seq=on][&inner=ip]")?;
+            let key = take("key").map(|key| number("key", &key, u32::MAX));
+            let sequence = take("seq").map(|seq| word(&seq, &[("on", true), ("off", false)]));
+            let inner = take("inner")
+                .map(|inner| word(&inner, &[("ethernet", Inner::Ethernet), ("ip", Inner::Ip)]));
+            Ok(Tunnel::Gre {
+                key: key.transpose()?,
+                sequence: sequence.transpose()?.unwrap_or(false),
+                inner: inner.transpose()?.unwrap_or_default(),
+            })
+        }
+    }
 }
 
 fn parameter(pair: &str, own: &[&str]) -> Result<(String, String), Wrong> {
@@ -141,55 +177,6 @@ fn number(name: &str, text: &str, largest: u32) -> Result<u32, Wrong> {
     })
 }
 
-fn host_and_port(authority: &str) -> Result<(Host, Option<u16>), Wrong> {
-    const ALLOWED: &str = "an IPv4 address or a host name";
-    let bare = authority.trim_start_matches('[');
-    let bare = bare.split(']').next().unwrap_or(bare);
-    if bare.parse::<Ipv6Addr>().is_ok() || authority.starts_with('[') {
-        return Err(Wrong::not_built(
-            &format!("a target with an IPv6 address (`{authority}`)"),
-            ALLOWED,
-        ));
-    }
-    let (host, port) = match authority.split_once(':') {
-        None => (authority, None),
-        Some((host, port)) => {
-            let digits = !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit());
-            let number = digits.then(|| port.parse::<u16>().ok()).flatten();
-            let number = number.filter(|&number| number != 0).ok_or_else(|| {
-                Wrong::new(format!("`{port}` is not a port"), "a port from 1 to 65535")
-            })?;
-            (host, Some(number))
-        }
-    };
-    if let Ok(address) = host.parse::<Ipv4Addr>() {
-        if address.is_unspecified() || address.is_multicast() || address.is_broadcast() {
-            return Err(Wrong::new(
-                format!("{address} is not the address of one host"),
-                "a unicast IPv4 address or a host name",
-            ));
-        }
-        return Ok((Host::Address(address), port));
-    }
-    let label = |label: &str| {
-        !label.is_empty()
-            && label.len() <= 63
-            && !label.starts_with('-')
-            && !label.ends_with('-')
-            && label
-                .bytes()
-                .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
-    };
-    let name = host.strip_suffix('.').unwrap_or(host);
-    // `300.1.2.3` and `1.2.3` are addresses gone wrong: no top-level domain is a number.
-    let numeric = |label: &str| label.bytes().all(|b| b.is_ascii_digit());
-    let last_is_numeric = name.rsplit('.').next().is_some_and(numeric);
-    if name.len() > 253 || !name.split('.').all(label) || last_is_numeric {
-        return Err(Wrong::new(format!("`{host}` is not a host"), ALLOWED));
-    }
-    Ok((Host::Name(host.to_owned()), port))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -197,13 +184,13 @@ mod tests {
     #[test]
     fn urls_are_taken_apart() {
         let url = parse("vxlan://203.0.113.2?vni=7").unwrap();
-        let plain = Encapsulation::Vxlan { vni: 7, port: 4789 };
+        let plain = Tunnel::Vxlan { vni: 7, port: 4789 };
         assert_eq!(url.encapsulation, plain);
-        assert_eq!(url.host, Host::Address(Ipv4Addr::new(203, 0, 113, 2)));
+        assert_eq!(url.host, Host::Address([203, 0, 113, 2].into()));
 
         let url = parse("vxlan://ndr.example.net:8472?gso=off&vni=16777215&ports=8").unwrap();
         assert_eq!(url.host, Host::Name("ndr.example.net".to_owned()));
-        let other = Encapsulation::Vxlan {
+        let other = Tunnel::Vxlan {
             vni: 0xff_ffff,
             port: 8472,
         };
@@ -223,7 +210,47 @@ mod tests {
             ),
         ] {
             let url = parse(text).unwrap();
-            assert_eq!(url.encapsulation, Encapsulation::Gre { key, sequence });
+            let inner = Inner::Ethernet;
+            let gre = Tunnel::Gre {
+                key,
+                sequence,
+                inner,
+            };
+            assert_eq!(url.encapsulation, gre);
+        }
+        for (text, tunnel) in [
+            (
+                "gre://[2001:db8::2]?key=7&inner=ip",
+                Tunnel::Gre {
+                    key: Some(7),
+                    sequence: false,
+                    inner: Inner::Ip,
+                },
+            ),
+            (
+                "geneve://203.0.113.2?vni=7",
+                Tunnel::Geneve { vni: 7, port: 6081 },
+            ),
+            (
+                "geneve://[2001:db8::2]:6082?vni=7",
+                Tunnel::Geneve { vni: 7, port: 6082 },
+            ),
+            (
+                "erspan://203.0.113.2?session=1023",
+                Tunnel::Erspan {
+                    version: erspan::Version::Two,
+                    session: 1023,
+                },
+            ),
+            (
+                "erspan://203.0.113.2?version=3&session=0",
+                Tunnel::Erspan {
+                    version: erspan::Version::Three,
+                    session: 0,
+                },
+            ),
+        ] {
+            assert_eq!(parse(text).unwrap().encapsulation, tunnel, "{text}");
         }
     }
 
@@ -235,19 +262,23 @@ mod tests {
             ("http://203.0.113.2", "`http` is not a kind", "gre://"),
             ("vxlan:203.0.113.2", "no `//`", "vxlan://"),
             (
-                "geneve://203.0.113.2?vni=1",
-                "geneve target is not built yet",
-                "vxlan://",
+                "geneve://203.0.113.2",
+                "`vni` is missing",
+                "geneve://HOST?vni=N",
             ),
+            ("erspan://203.0.113.2", "`session` is missing", "0 to 1023"),
             (
-                "erspan://203.0.113.2?session=1",
-                "erspan target is not built yet",
-                "gre://",
+                "erspan://203.0.113.2?session=1024",
+                "`session`",
+                "0 to 1023",
             ),
+            ("erspan://203.0.113.2?session=1&version=1", "`1`", "2, 3"),
+            ("erspan://203.0.113.2:1?session=1", "no ports", "erspan://"),
+            ("gre://203.0.113.2?inner=vlan", "`vlan`", "ethernet, ip"),
             ("pcap:file.pcap", "pcap target is not built yet", "vxlan://"),
             ("discard:", "discard target is not built yet", "vxlan://"),
-            ("vxlan://[2001:db8::1]?vni=1", "IPv6", "IPv4 address"),
-            ("vxlan://2001:db8::1?vni=1", "IPv6", "IPv4 address"),
+            ("vxlan://[fe80::1%eth0]?vni=1", "scoped", "global"),
+            ("vxlan://2001:db8::1?vni=1", "in brackets", "[2001:db8::1]"),
             ("vxlan://203.0.113.2", "`vni` is missing", "vni=N"),
             ("vxlan://203.0.113.2?vni=16777216", "`vni`", "0 to 16777215"),
             ("vxlan://203.0.113.2?vni=-1", "`vni`", "0 to 16777215"),
@@ -266,7 +297,7 @@ mod tests {
             (
                 "gre://203.0.113.2?vni=1",
                 "`vni` is not a parameter",
-                "key, seq, gso",
+                "key, seq, inner, gso",
             ),
             ("gre://203.0.113.2?key=4294967296", "`key`", "4294967295"),
             ("gre://203.0.113.2?seq=yes", "`yes`", "on, off"),

@@ -3,7 +3,7 @@
 use anyhow::Context as _;
 
 use crate::config::plan::{plan, Plan};
-use crate::config::settings::Config;
+use crate::config::settings::{Config, Host};
 use crate::host::facts::{gather, TargetQuery};
 
 /// The plan of a configuration on this host, seen from the calling thread's network namespace.
@@ -21,7 +21,10 @@ pub fn plan_here(config: &Config) -> anyhow::Result<Plan> {
         .targets
         .iter()
         .map(|target| TargetQuery {
-            host: target.host.to_string(),
+            host: match &target.host {
+                Host::Address(address) => address.to_string(),
+                Host::Name(name) => name.clone(),
+            },
             source: target.source,
             device: target.device.clone(),
         })

@@ -15,12 +15,14 @@ use super::span::RunningSpan;
 use super::tap::{RunningTap, Started};
 use crate::config::plan::{Capture, Plan, Transmitter};
 use crate::config::settings::Config;
+use crate::host::clock::utc_offset;
 use crate::host::limits::raise_open_files;
 use crate::host::watch::{PathTarget, PathWatch};
 use crate::mirror::tables::{compile_with_default, Tables};
 use crate::packet::signature::OwnFlow;
 use crate::telemetry::observer::{Observer, TargetObserver};
 use crate::telemetry::status::Status;
+use crate::transmit::wrap::UtcOffset;
 use crate::worker::breaker::Breaker;
 use crate::worker::stop::Stop;
 
@@ -54,6 +56,7 @@ pub struct Mirror {
     successors: Vec<Successor>,
     paths: Option<PathWatch>,
     presence: Presence,
+    utc: UtcOffset,
     /// What fell back at the start, with the reason.
     pub notes: Vec<String>,
     times_opened: u64,
@@ -73,8 +76,8 @@ impl Mirror {
             plan.targets
                 .iter()
                 .map(|target| PathTarget {
-                    destination: target.address.into(),
-                    source: target.source.map(Into::into),
+                    destination: target.address,
+                    source: target.source,
                     device: target.bind_device.then(|| target.device.clone()),
                 })
                 .collect(),
@@ -94,7 +97,9 @@ impl Mirror {
             .iter()
             .map(|target| target.transmit)
             .collect();
-        let mut opener = Opener::new(plan, asked, paths.clone());
+        let utc = UtcOffset::default();
+        utc.set(utc_offset());
+        let mut opener = Opener::new(plan, asked, paths.clone(), utc.clone());
         let mut sources = Sources {
             list: Vec::new(),
             stop: shared.stop.clone(),
@@ -136,6 +141,7 @@ impl Mirror {
             successors: opener.successors,
             paths: Some(watch),
             presence,
+            utc,
             notes: opener.notes,
             times_opened: 0,
             told_refused: false,
@@ -154,6 +160,7 @@ impl Mirror {
     /// A worker has ended, or an interface is gone: a mirror is whole or it ends.
     pub fn tend(&mut self) -> anyhow::Result<Vec<String>> {
         self.presence.check()?;
+        self.utc.set(utc_offset());
         let mut news: Vec<String> = Vec::new();
         let transmitters = u32::try_from(self.successors.len())?;
         for successor in &mut self.successors {

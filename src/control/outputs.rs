@@ -3,7 +3,7 @@
 //! What the plan only preferred falls back, once and with the reason; what the user demanded fails.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use anyhow::{bail, Context as _};
@@ -11,16 +11,18 @@ use arc_swap::ArcSwap;
 
 use super::explain::explain;
 use super::paths::Successor;
+use crate::bpf::own_flows::own_flows;
 use crate::config::plan::{Plan, TargetPlan, Transmitter as Planned, UdpSend};
-use crate::config::settings::{Encapsulation, TransmitChoice};
+use crate::config::settings::TransmitChoice;
 use crate::mirror::path::{PathProblem, PathState};
-use crate::packet::encap::{Tunnel, FIRST_SOURCE_PORT};
+use crate::packet::encap::{Marking, Tunnel, FIRST_SOURCE_PORT};
 use crate::packet::signature::OwnFlow;
 use crate::packet::DEFAULT_PACKETS;
 use crate::transmit::auto::AutoSender;
 use crate::transmit::open::{self, Endpoint};
 use crate::transmit::raw::RawSender;
 use crate::transmit::udp::UdpSender;
+use crate::transmit::wrap::{Sequence, UtcOffset, Wrapping};
 use crate::transmit::xsk::{BoundPort, Exchange, Outer, XskSender};
 use crate::worker::counters::TargetCounters;
 use crate::worker::outputs::{Output, Transmitter};
@@ -40,6 +42,10 @@ pub struct Opener<'p> {
     pub paths: Vec<Arc<ArcSwap<PathState>>>,
     /// Queues taken by an AF_XDP transmitter, by device: a queue has one owner.
     taken: HashMap<u32, u32>,
+    /// One for each target and tunnel, which all workers share.
+    sequences: HashMap<(usize, Tunnel), Sequence>,
+    /// Follows the host's clock.
+    utc: UtcOffset,
     /// What fell back, with the reason.
     pub notes: Vec<String>,
     /// AF_XDP transmitters that need a new port when the route moves.
@@ -74,12 +80,15 @@ impl<'p> Opener<'p> {
         plan: &'p Plan,
         asked: Vec<TransmitChoice>,
         paths: Vec<Arc<ArcSwap<PathState>>>,
+        utc: UtcOffset,
     ) -> Opener<'p> {
         Opener {
             targets: &plan.targets,
             asked,
             paths,
             taken: HashMap::new(),
+            sequences: HashMap::new(),
+            utc,
             notes: Vec::new(),
             successors: Vec::new(),
         }
@@ -92,13 +101,11 @@ impl<'p> Opener<'p> {
             .any(|target| target.transmit.value == Planned::Xsk)
     }
 
-    /// Whether a target is sent to by UDP or by AF_XDP, as its traffic suits: VXLAN, unless the user chose,
-    /// on a device that takes Ethernet frames.
+    /// Whether a target is sent to by UDP or by AF_XDP, as its traffic suits: unless the user chose, on a device that takes Ethernet frames.
     fn suits_itself(&self, index: usize) -> bool {
         let target = &self.targets[index];
         target.transmit.value == Planned::Udp
             && self.asked[index] == TransmitChoice::Auto
-            && matches!(target.encapsulation, Encapsulation::Vxlan { .. })
             && self.paths[index].load().problem != Some(PathProblem::NotEthernet)
     }
 
@@ -148,7 +155,7 @@ impl<'p> Opener<'p> {
         match target.transmit.value {
             Planned::Udp if tap && self.suits_itself(index) => self.open_auto(index, umem),
             Planned::Udp => open_udp(target),
-            Planned::Raw => open_raw(target),
+            Planned::Raw => open_raw(target, self.wrapping(index)),
             Planned::Xsk => {
                 let refusal = match self.open_xsk(index, umem, own_port) {
                     Ok((sender, words)) => return Ok((Transmitter::Xsk(Box::new(sender)), words)),
@@ -158,10 +165,11 @@ impl<'p> Opener<'p> {
                 if self.asked[index] == TransmitChoice::Xsk {
                     return Err(refusal);
                 }
-                let (transmitter, words) = match target.encapsulation {
-                    Encapsulation::Vxlan { .. } => open_udp(target)?,
-                    Encapsulation::Gre { .. } => open_raw(target)?,
+                let (transmitter, words) = match target.encapsulation.udp_port() {
+                    Some(_) => open_udp(target)?,
+                    None => open_raw(target, self.wrapping(index))?,
                 };
+                let target = &self.targets[index];
                 self.notes.push(format!(
                     "{}: {words} instead of AF_XDP: {}",
                     target.url,
@@ -169,6 +177,17 @@ impl<'p> Opener<'p> {
                 ));
                 Ok((transmitter, words))
             }
+        }
+    }
+
+    fn wrapping(&mut self, index: usize) -> Wrapping {
+        let target = &self.targets[index];
+        let key = (index, target.encapsulation);
+        Wrapping {
+            tunnel: target.encapsulation,
+            source_ports: target.source_ports,
+            sequence: self.sequences.entry(key).or_default().clone(),
+            utc: self.utc.clone(),
         }
     }
 
@@ -217,10 +236,10 @@ impl<'p> Opener<'p> {
         let words = format!("xsk, {}", port.obtained());
         let exchange = Exchange::new();
         let outer = Outer {
-            tunnel: tunnel(target.encapsulation),
+            wrapping: self.wrapping(index),
             destination: target.address,
             source: target.source,
-            source_ports: target.source_ports,
+            marking: Marking::default(),
         };
         self.successors.push(Successor::new(
             self.paths[index].clone(),
@@ -246,12 +265,13 @@ pub(super) fn open_port(umem: &Umem, device: &str, queue: u32) -> Result<TxPort,
     TxPort::open(umem, &config)
 }
 
-fn endpoint(target: &TargetPlan, port: u16) -> Endpoint {
+fn endpoint(target: &TargetPlan) -> Endpoint {
     Endpoint {
         source: target.source,
         destination: target.address,
-        port,
+        port: target.encapsulation.udp_port().unwrap_or(0),
         device: target.bind_device.then(|| target.device.clone()),
+        marking: Marking::default(),
     }
 }
 
@@ -261,85 +281,47 @@ fn open_udp(target: &TargetPlan) -> anyhow::Result<(Transmitter, String)> {
 }
 
 fn open_udp_sender(target: &TargetPlan) -> anyhow::Result<(UdpSender, String)> {
-    let Encapsulation::Vxlan { vni, port } = target.encapsulation else {
-        bail!("a UDP socket sends VXLAN only");
-    };
-    let sockets = open::udp(
-        &endpoint(target, port),
-        FIRST_SOURCE_PORT,
-        target.source_ports,
-    )
-    .context("cannot open the UDP sockets")?;
+    let sockets = open::udp(&endpoint(target), FIRST_SOURCE_PORT, target.source_ports)
+        .context("cannot open the UDP sockets")?;
     let send = target
         .gso
         .as_ref()
         .map_or(UdpSend::Sendmmsg, |gso| gso.value);
-    let sender = UdpSender::new(sockets, vni, send == UdpSend::Segment, DEFAULT_PACKETS);
+    let sender = UdpSender::new(
+        sockets,
+        target.encapsulation,
+        target.outer(),
+        send == UdpSend::Segment,
+        DEFAULT_PACKETS,
+    )
+    .context("the tunnel is not carried by UDP")?;
     Ok((sender, format!("udp, {send}")))
 }
 
-fn open_raw(target: &TargetPlan) -> anyhow::Result<(Transmitter, String)> {
-    let Encapsulation::Gre { key, sequence } = target.encapsulation else {
-        bail!("a raw socket sends GRE only");
-    };
-    let socket = open::raw_gre(&endpoint(target, 0))
+fn open_raw(target: &TargetPlan, wrapping: Wrapping) -> anyhow::Result<(Transmitter, String)> {
+    let socket = open::raw_gre(&endpoint(target))
         .context("cannot open the raw socket (it needs CAP_NET_RAW)")?;
-    let sender = RawSender::new(socket, key, sequence, DEFAULT_PACKETS);
+    let sender = RawSender::new(socket, wrapping, target.outer(), DEFAULT_PACKETS)
+        .context("a raw socket sends what GRE carries")?;
     Ok((Transmitter::Raw(Box::new(sender)), "raw".to_owned()))
-}
-
-/// The tunnel of a target as the packet plane knows it.
-pub(super) fn tunnel(encapsulation: Encapsulation) -> Tunnel {
-    match encapsulation {
-        Encapsulation::Vxlan { vni, port } => Tunnel::Vxlan { vni, port },
-        Encapsulation::Gre { key, sequence } => Tunnel::Gre { key, sequence },
-    }
 }
 
 /// Our outer flows as the workers look for them.
 pub(super) fn signatures(plan: &Plan, paths: &[Arc<ArcSwap<PathState>>]) -> Vec<OwnFlow> {
-    let mut flows = Vec::new();
-    for (target, path) in plan.targets.iter().zip(paths) {
-        let source = match (target.source, path.load().source_ip) {
-            (Some(source), _) => source,
-            (None, IpAddr::V4(source)) => source,
-            (None, IpAddr::V6(_)) => continue,
-        };
-        flows.push(OwnFlow {
-            source,
-            destination: target.address,
-            tunnel: tunnel(target.encapsulation),
-            source_ports: FIRST_SOURCE_PORT..=FIRST_SOURCE_PORT + (target.source_ports - 1),
-        });
-    }
-    flows
+    let flow = |(target, path): (&TargetPlan, &Arc<ArcSwap<PathState>>)| {
+        let source = target.source.unwrap_or(path.load().source_ip);
+        OwnFlow::new(source, target.address, target.encapsulation, ports(target))
+    };
+    plan.targets.iter().zip(paths).filter_map(flow).collect()
 }
 
 /// Our outer flows as the kernel program excludes them.
 pub(super) fn exclusions(plan: &Plan) -> Vec<crate::bpf::skel::OwnFlow> {
-    plan.targets
-        .iter()
-        .map(|target| {
-            let mut flow = crate::bpf::skel::OwnFlow {
-                destination: u32::from(target.address).to_be(),
-                ..Default::default()
-            };
-            match target.encapsulation {
-                Encapsulation::Vxlan { vni, port } => {
-                    flow.identifier = vni;
-                    flow.has_identifier = 1;
-                    flow.destination_port = port;
-                    flow.source_port_first = FIRST_SOURCE_PORT;
-                    flow.source_port_last = FIRST_SOURCE_PORT + (target.source_ports - 1);
-                    flow.protocol = 17;
-                }
-                Encapsulation::Gre { key, .. } => {
-                    flow.identifier = key.unwrap_or(0);
-                    flow.has_identifier = u8::from(key.is_some());
-                    flow.protocol = 47;
-                }
-            }
-            flow
-        })
-        .collect()
+    let flows =
+        |target: &TargetPlan| own_flows(target.address, &target.encapsulation, ports(target));
+    plan.targets.iter().flat_map(flows).collect()
+}
+
+fn ports(target: &TargetPlan) -> RangeInclusive<u16> {
+    FIRST_SOURCE_PORT..=FIRST_SOURCE_PORT + (target.source_ports - 1)
 }

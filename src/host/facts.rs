@@ -5,7 +5,7 @@
 //! `reload` before the plan is made.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr, ToSocketAddrs};
+use std::net::{IpAddr, ToSocketAddrs};
 
 use super::ethtool::{Ethtool, EthtoolError};
 use super::features::{self, KernelFeatures, Probe};
@@ -17,6 +17,7 @@ use super::{cpu, neighbour, netdev};
 use crate::config::facts::{
     DeviceStep, HostFacts, InterfaceFacts, KernelFacts, RouteFacts, TargetFacts,
 };
+use crate::config::url::host::is_link_local;
 
 /// Why the facts could not be gathered.
 #[derive(Debug, thiserror::Error)]
@@ -35,7 +36,7 @@ pub struct TargetQuery {
     /// Host name or address.
     pub host: String,
     /// Source address, if the target fixes it.
-    pub source: Option<Ipv4Addr>,
+    pub source: Option<IpAddr>,
     /// Device, if the target fixes it.
     pub device: Option<String>,
 }
@@ -155,7 +156,7 @@ fn target_facts_of(
     target: &TargetQuery,
 ) -> Result<(TargetFacts, Vec<u32>), NetlinkError> {
     let mut facts = TargetFacts::default();
-    match resolve(&target.host) {
+    match resolve(&target.host, target.source) {
         Ok(address) => facts.resolved = Some(address),
         Err(error) => {
             facts.resolve_error = Some(error);
@@ -175,8 +176,8 @@ fn target_facts_of(
         return Ok((facts, Vec::new()));
     };
     let query = RouteQuery {
-        destination: address.into(),
-        source: target.source.map(IpAddr::V4),
+        destination: address,
+        source: target.source,
         device,
         mark: 0,
     };
@@ -200,7 +201,7 @@ fn target_facts_of(
 fn route_facts(
     netlink: &mut Netlink,
     links: &BTreeMap<u32, Link>,
-    destination: Ipv4Addr,
+    destination: IpAddr,
     walk: &Walk,
 ) -> Result<Option<RouteFacts>, NetlinkError> {
     let Some(route) = &walk.route else {
@@ -209,13 +210,13 @@ fn route_facts(
     let Some(link) = links.get(&route.device) else {
         return Ok(None);
     };
-    let next_hop = route.next_hop(destination.into());
+    let next_hop = route.next_hop(destination);
     let known = neighbour::lookup(netlink, link.index, next_hop)?;
     Ok(Some(RouteFacts {
         ifindex: link.index,
         device: link.name.clone(),
-        gateway: route.gateway.and_then(ipv4),
-        prefsrc: route.source.and_then(ipv4),
+        gateway: route.gateway,
+        prefsrc: route.source,
         mtu: route.mtu.map_or(link.mtu, |mtu| mtu.min(link.mtu)),
         neighbour: known
             .filter(neighbour::Neighbour::usable)
@@ -223,24 +224,34 @@ fn route_facts(
     }))
 }
 
-fn ipv4(address: IpAddr) -> Option<Ipv4Addr> {
-    match address {
-        IpAddr::V4(address) => Some(address),
-        IpAddr::V6(_) => None,
-    }
-}
-
-/// The first IPv4 address of a host name.
-fn resolve(host: &str) -> Result<Ipv4Addr, String> {
+/// The address of a host: of the version of `source` where that is fixed, else IPv4 before IPv6, whose
+/// headers leave 20 bytes less of the path's MTU to the copies. Link-local addresses are another host on
+/// every link, and passed over.
+fn resolve(host: &str, source: Option<IpAddr>) -> Result<IpAddr, String> {
     if let Ok(address) = host.parse() {
         return Ok(address);
     }
-    let mut addresses = (host, 0)
+    let found = (host, 0)
         .to_socket_addrs()
         .map_err(|error| format!("{host}: {error}"))?;
-    addresses
-        .find_map(|address| ipv4(address.ip()))
-        .ok_or_else(|| format!("{host}: no IPv4 address"))
+    let found: Vec<IpAddr> = found.map(|address| address.ip()).collect();
+    choose(&found, source).ok_or_else(|| {
+        let wanted = match source {
+            Some(IpAddr::V4(_)) => "IPv4 address, which `source` asks for",
+            Some(IpAddr::V6(_)) => "IPv6 address, which `source` asks for",
+            None => "usable address",
+        };
+        format!("{host}: no {wanted}")
+    })
+}
+
+fn choose(found: &[IpAddr], source: Option<IpAddr>) -> Option<IpAddr> {
+    let usable = || found.iter().copied().filter(|a| !is_link_local(*a));
+    let first = |v4: bool| usable().find(|address| address.is_ipv4() == v4);
+    match source {
+        Some(source) => first(source.is_ipv4()),
+        None => first(true).or_else(|| first(false)),
+    }
 }
 
 /// Where the kernel did not let us try, the facts say what it most likely can: `check` is useful
@@ -279,16 +290,28 @@ mod tests {
         assert_eq!(missing[0].name, "xtee-none");
         let lo = facts.interface("lo").unwrap();
         assert!(lo.loopback && lo.has_ethernet_header && lo.exists);
-        assert_eq!(facts.targets[0].resolved, Some(Ipv4Addr::LOCALHOST));
+        assert_eq!(facts.targets[0].resolved, Some([127, 0, 0, 1].into()));
         assert!(!facts.online_cpus.is_empty());
     }
 
     #[test]
     fn names_that_do_not_resolve_say_so() {
-        let error = resolve("xtee.invalid").unwrap_err();
+        let error = resolve("xtee.invalid", None).unwrap_err();
         assert!(error.contains("xtee.invalid"), "{error}");
-        assert_eq!(resolve("203.0.113.2"), Ok(Ipv4Addr::new(203, 0, 113, 2)));
-        assert!(resolve("2001:db8::1").unwrap_err().contains("no IPv4"));
+        for address in ["203.0.113.2", "2001:db8::1"] {
+            assert_eq!(resolve(address, None), Ok(address.parse().unwrap()));
+        }
+    }
+
+    #[test]
+    fn a_name_with_addresses_of_both_versions() {
+        let [v4, v6, local]: [IpAddr; 3] =
+            ["203.0.113.2", "2001:db8::1", "fe80::1"].map(|text| text.parse().unwrap());
+        assert_eq!(choose(&[v6, v4], None), Some(v4));
+        assert_eq!(choose(&[local, v6], None), Some(v6));
+        assert_eq!(choose(&[v4, v6], Some(v6)), Some(v6));
+        assert_eq!(choose(&[v6], Some(v4)), None);
+        assert_eq!(choose(&[local], None), None);
     }
 
     #[test]

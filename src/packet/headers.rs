@@ -178,6 +178,42 @@ pub fn parse_ethernet(frame: &[u8], at: usize) -> Option<(u16, usize)> {
     Some((ethertype, network))
 }
 
+/// What the tunnels ask of a frame's Ethernet header.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LinkHeader {
+    /// Ethertype behind the tags; 0 where there is no whole header.
+    pub ethertype: u16,
+    /// Control information of the outermost tag, if there is one.
+    pub tci: Option<u16>,
+    /// Bytes of the header and its tags.
+    pub length: usize,
+}
+
+impl LinkHeader {
+    /// The most bytes that [`parse`](Self::parse) looks at.
+    pub const LONGEST: usize = ETHERNET_HEADER + MAX_VLAN_TAGS * super::VLAN_TAG;
+
+    /// Reads it from the front of a frame.
+    #[inline]
+    pub fn parse(frame: &[u8]) -> Self {
+        let Some((ethertype, length)) = parse_ethernet(frame, 0) else {
+            return Self::default();
+        };
+        let tag = (length > ETHERNET_HEADER).then(|| be16(frame, ETHERNET_HEADER));
+        Self {
+            ethertype,
+            tci: tag.flatten(),
+            length,
+        }
+    }
+
+    /// Whether an IP packet follows.
+    #[inline]
+    pub const fn is_ip(&self) -> bool {
+        matches!(self.ethertype, ETHERTYPE_IPV4 | ETHERTYPE_IPV6)
+    }
+}
+
 /// Reads the IP header at `at`, of the version that `ethertype` says.
 #[inline]
 pub fn parse_ip(frame: &[u8], at: usize, ethertype: u16) -> Option<Ip> {

@@ -3,6 +3,8 @@
 //! Memory is allocated once, at construction, and never grows: whoever fills it asks for room first
 //! and flushes when there is none. Called by the worker (construct, clear, read) and by `segment`.
 
+use super::headers::LinkHeader;
+
 /// Packets that a default [`Packets`] holds.
 pub const DEFAULT_PACKETS: usize = 2048;
 
@@ -123,12 +125,52 @@ impl<'p> PacketList<'p> {
     /// Writes the whole packet to the front of `out` and returns its length; `None`, with nothing
     /// written, if `out` is too short.
     pub fn write(&self, packet: &PacketRef, frame: &[u8], out: &mut [u8]) -> Option<usize> {
-        let head = self.head_bytes(packet);
-        let tail = packet.tail_bytes(frame);
+        self.write_from(0, packet, frame, out)
+    }
+
+    /// The same without the packet's first `skip` bytes.
+    pub fn write_from(
+        &self,
+        skip: usize,
+        packet: &PacketRef,
+        frame: &[u8],
+        out: &mut [u8],
+    ) -> Option<usize> {
+        let [head, tail] = self.parts_from(skip, packet, frame);
         let out = out.get_mut(..head.len() + tail.len())?;
         out[..head.len()].copy_from_slice(head);
         out[head.len()..].copy_from_slice(tail);
         Some(out.len())
+    }
+
+    /// The packet without its first `skip` bytes, in the two parts that it stands in.
+    pub fn parts_from<'b>(&self, skip: usize, packet: &PacketRef, frame: &'b [u8]) -> [&'b [u8]; 2]
+    where
+        'p: 'b,
+    {
+        let head = self.head_bytes(packet);
+        let tail = packet.tail_bytes(frame);
+        let of_tail = skip.saturating_sub(head.len());
+        [
+            head.get(skip..).unwrap_or(&[]),
+            tail.get(of_tail..).unwrap_or(&[]),
+        ]
+    }
+
+    /// The packet's Ethernet header, in one piece.
+    pub fn link_header(&self, packet: &PacketRef, frame: &[u8]) -> LinkHeader {
+        let head = self.head_bytes(packet);
+        if head.is_empty() {
+            return LinkHeader::parse(packet.tail_bytes(frame));
+        }
+        let mut front = [0; LinkHeader::LONGEST];
+        let mut length = 0;
+        for part in self.parts_from(0, packet, frame) {
+            let bytes = part.len().min(front.len() - length);
+            front[length..length + bytes].copy_from_slice(&part[..bytes]);
+            length += bytes;
+        }
+        LinkHeader::parse(&front[..length])
     }
 }
 

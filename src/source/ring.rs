@@ -12,7 +12,7 @@ use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use super::mapped::page_size;
-use super::Frames;
+use super::{Capture, Frames};
 use crate::packet::{Checksum, Direction, FrameMeta, Gso, VlanTag};
 
 const BUSY: u32 = 1 << 31;
@@ -232,6 +232,14 @@ impl Frames for Ring {
             .frames
             .get(index as usize)
             .map_or(&[], |&(at, length)| self.lend(at, length))
+    }
+
+    fn capture(&self, index: u32) -> Capture {
+        self.meta(index)
+            .map_or_else(Capture::default, |meta| Capture {
+                timestamp_ns: meta.timestamp_ns,
+                direction: meta.direction,
+            })
     }
 }
 

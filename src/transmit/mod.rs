@@ -9,6 +9,7 @@ mod batch;
 pub mod open;
 pub mod raw;
 pub mod udp;
+pub mod wrap;
 pub mod xsk;
 
 use std::os::fd::BorrowedFd;

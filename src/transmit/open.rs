@@ -2,20 +2,35 @@
 //! worker starts; the worker gets descriptors.
 
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+use crate::packet::encap::{IpVersion, Marking};
 
 /// How a socket shall send.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Endpoint {
     /// Outer source address; `None`: the route's.
-    pub source: Option<Ipv4Addr>,
+    pub source: Option<IpAddr>,
     /// Outer destination address.
-    pub destination: Ipv4Addr,
+    pub destination: IpAddr,
     /// Outer UDP destination port.
     pub port: u16,
     /// Device that the copies have to leave by.
     pub device: Option<String>,
+    /// TTL and DSCP.
+    pub marking: Marking,
+}
+
+impl Endpoint {
+    /// Version of the outer IP header.
+    #[must_use]
+    pub fn version(&self) -> IpVersion {
+        match self.destination {
+            IpAddr::V4(_) => IpVersion::V4,
+            IpAddr::V6(_) => IpVersion::V6,
+        }
+    }
 }
 
 /// Bytes of a socket's send buffer: a few super-packets.
@@ -32,16 +47,15 @@ pub fn udp(endpoint: &Endpoint, first_port: u16, ports: u16) -> io::Result<Vec<O
 }
 
 fn udp_one(endpoint: &Endpoint, source_port: u16) -> io::Result<OwnedFd> {
-    let socket = socket(libc::SOCK_DGRAM, libc::IPPROTO_UDP)?;
+    let socket = socket(endpoint, libc::SOCK_DGRAM, libc::IPPROTO_UDP)?;
     // Each worker has a socket on each source port, and so has a second xtee of this host.
     set(&socket, libc::SOL_SOCKET, libc::SO_REUSEPORT, 1)?;
     prepare(&socket, endpoint)?;
-    bind(
-        &socket,
-        endpoint.source.unwrap_or(Ipv4Addr::UNSPECIFIED),
-        source_port,
-    )
-    .map_err(|error| {
+    let any = match endpoint.version() {
+        IpVersion::V4 => Ipv4Addr::UNSPECIFIED.into(),
+        IpVersion::V6 => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    bind(&socket, endpoint.source.unwrap_or(any), source_port).map_err(|error| {
         io::Error::new(
             error.kind(),
             format!("bind to UDP port {source_port}: {error}"),
@@ -56,7 +70,7 @@ fn udp_one(endpoint: &Endpoint, source_port: u16) -> io::Result<OwnedFd> {
 /// # Errors
 /// What the kernel said, with what was tried.
 pub fn raw_gre(endpoint: &Endpoint) -> io::Result<OwnedFd> {
-    let socket = socket(libc::SOCK_RAW, libc::IPPROTO_GRE)?;
+    let socket = socket(endpoint, libc::SOCK_RAW, libc::IPPROTO_GRE)?;
     prepare(&socket, endpoint)?;
     if let Some(source) = endpoint.source {
         bind(&socket, source, 0)?;
@@ -66,15 +80,35 @@ pub fn raw_gre(endpoint: &Endpoint) -> io::Result<OwnedFd> {
 }
 
 fn prepare(socket: &OwnedFd, endpoint: &Endpoint) -> io::Result<()> {
-    // Without IP_RECVERR the kernel hides that its queue or device refused a datagram (udp_send_skb).
-    set(socket, libc::IPPROTO_IP, libc::IP_RECVERR, 1)?;
-    // DF: a copy that does not fit is told by EMSGSIZE, never fragmented behind our back.
-    set(
-        socket,
-        libc::IPPROTO_IP,
-        libc::IP_MTU_DISCOVER,
-        libc::IP_PMTUDISC_DO,
-    )?;
+    let Marking { ttl, tos } = endpoint.marking;
+    let (ttl, tos) = (libc::c_int::from(ttl), libc::c_int::from(tos));
+    // Without RECVERR the kernel hides that its queue or device refused a datagram (udp_send_skb).
+    // PMTUDISC_DO sets DF: a copy that does not fit is told by EMSGSIZE, never fragmented behind our back.
+    let options = match endpoint.version() {
+        IpVersion::V4 => [
+            (libc::IP_RECVERR, 1),
+            (libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_DO),
+            (libc::IP_TTL, ttl),
+            (libc::IP_TOS, tos),
+        ],
+        IpVersion::V6 => [
+            (libc::IPV6_RECVERR, 1),
+            (libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_DO),
+            (libc::IPV6_UNICAST_HOPS, ttl),
+            (libc::IPV6_TCLASS, tos),
+        ],
+    };
+    let level = match endpoint.version() {
+        IpVersion::V4 => libc::IPPROTO_IP,
+        IpVersion::V6 => libc::IPPROTO_IPV6,
+    };
+    for (name, value) in options {
+        set(socket, level, name, value)?;
+    }
+    if endpoint.version() == IpVersion::V6 {
+        // Else a socket for IPv6 takes the port for IPv4 as well.
+        set(socket, level, libc::IPV6_V6ONLY, 1)?;
+    }
     if set(socket, libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, SEND_BUFFER).is_err() {
         set(socket, libc::SOL_SOCKET, libc::SO_SNDBUF, SEND_BUFFER)?;
     }
@@ -87,11 +121,15 @@ fn prepare(socket: &OwnedFd, endpoint: &Endpoint) -> io::Result<()> {
     Ok(())
 }
 
-fn socket(kind: libc::c_int, protocol: libc::c_int) -> io::Result<OwnedFd> {
+fn socket(endpoint: &Endpoint, kind: libc::c_int, protocol: libc::c_int) -> io::Result<OwnedFd> {
+    let family = match endpoint.version() {
+        IpVersion::V4 => libc::AF_INET,
+        IpVersion::V6 => libc::AF_INET6,
+    };
     // SAFETY: socket takes integers only.
     let raw = unsafe {
         libc::socket(
-            libc::AF_INET,
+            family,
             kind | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK,
             protocol,
         )
@@ -159,21 +197,46 @@ fn bind_device(socket: &OwnedFd, device: &str) -> io::Result<()> {
     })
 }
 
-fn address(ip: Ipv4Addr, port: u16) -> libc::sockaddr_in {
-    libc::sockaddr_in {
-        sin_family: libc::AF_INET as libc::sa_family_t,
-        sin_port: port.to_be(),
-        sin_addr: libc::in_addr {
-            s_addr: u32::from(ip).to_be(),
-        },
-        sin_zero: [0; 8],
+/// An address as the kernel takes it.
+#[repr(C)]
+union Address {
+    v4: libc::sockaddr_in,
+    v6: libc::sockaddr_in6,
+}
+
+fn address(ip: IpAddr, port: u16) -> (Address, libc::socklen_t) {
+    match SocketAddr::new(ip, port) {
+        SocketAddr::V4(v4) => {
+            let address = libc::sockaddr_in {
+                sin_family: libc::AF_INET as libc::sa_family_t,
+                sin_port: port.to_be(),
+                sin_addr: libc::in_addr {
+                    s_addr: u32::from_ne_bytes(v4.ip().octets()),
+                },
+                sin_zero: [0; 8],
+            };
+            let length = std::mem::size_of_val(&address) as libc::socklen_t;
+            (Address { v4: address }, length)
+        }
+        SocketAddr::V6(v6) => {
+            let address = libc::sockaddr_in6 {
+                sin6_family: libc::AF_INET6 as libc::sa_family_t,
+                sin6_port: port.to_be(),
+                sin6_flowinfo: 0,
+                sin6_addr: libc::in6_addr {
+                    s6_addr: v6.ip().octets(),
+                },
+                sin6_scope_id: 0,
+            };
+            let length = std::mem::size_of_val(&address) as libc::socklen_t;
+            (Address { v6: address }, length)
+        }
     }
 }
 
-fn bind(socket: &OwnedFd, ip: Ipv4Addr, port: u16) -> io::Result<()> {
-    let address = address(ip, port);
-    let length = std::mem::size_of_val(&address) as libc::socklen_t;
-    // SAFETY: an initialised address and its length.
+fn bind(socket: &OwnedFd, ip: IpAddr, port: u16) -> io::Result<()> {
+    let (address, length) = address(ip, port);
+    // SAFETY: an address of which `length` bytes are initialised.
     check(unsafe {
         libc::bind(
             socket.as_raw_fd(),
@@ -183,10 +246,9 @@ fn bind(socket: &OwnedFd, ip: Ipv4Addr, port: u16) -> io::Result<()> {
     })
 }
 
-fn connect(socket: &OwnedFd, ip: Ipv4Addr, port: u16) -> io::Result<()> {
-    let address = address(ip, port);
-    let length = std::mem::size_of_val(&address) as libc::socklen_t;
-    // SAFETY: an initialised address and its length.
+fn connect(socket: &OwnedFd, ip: IpAddr, port: u16) -> io::Result<()> {
+    let (address, length) = address(ip, port);
+    // SAFETY: an address of which `length` bytes are initialised.
     check(unsafe {
         libc::connect(
             socket.as_raw_fd(),

@@ -1,44 +1,51 @@
-//! GRE by a raw socket: the last resort, so that GRE works on every device.
+//! GRE and ERSPAN by a raw socket: the last resort, so that they work on every device.
 //!
 //! The kernel writes the outer IP header and routes. One packet a message: there is no GSO here.
 
 use std::os::fd::{AsFd, OwnedFd};
 
 use super::batch::{Batch, Sent};
+use super::wrap::Wrapping;
 use super::{retry, send_reason, socket_reason};
 use crate::mirror::path::PathState;
-use crate::packet::encap::gre;
+use crate::packet::encap::{ip_header, IpVersion, MAX_TUNNEL_HEADER};
 use crate::packet::PacketList;
 use crate::reason::Reason;
 use crate::source::Frames;
 use crate::worker::counters::TargetCounters;
 
-const IP_HEADER: usize = 20;
-
-/// Sends GRE by a raw socket.
+/// Sends what GRE carries by a raw socket.
 #[derive(Debug)]
 pub struct RawSender {
     socket: OwnedFd,
-    key: Option<u32>,
-    /// The next sequence number, where wanted (RFC 2890 section 2.2: the first is 0).
-    sequence: Option<u32>,
+    wrapping: Wrapping,
+    ip_header: usize,
     header_length: usize,
-    headers: Vec<[u8; gre::MAX_HEADER]>,
+    headers: Vec<[u8; MAX_TUNNEL_HEADER]>,
     batch: Batch,
 }
 
 impl RawSender {
-    /// From a connected raw socket of protocol GRE; batches hold at most `packets` packets.
+    /// From a connected raw socket of protocol GRE; batches hold at most `packets` packets. `None` if
+    /// the tunnel is not GRE's.
     #[must_use]
-    pub fn new(socket: OwnedFd, key: Option<u32>, sequence: bool, packets: usize) -> RawSender {
-        RawSender {
-            socket,
-            key,
-            sequence: sequence.then_some(0),
-            header_length: gre::length(key.is_some(), sequence),
-            headers: vec![[0; gre::MAX_HEADER]; packets],
-            batch: Batch::new(packets),
+    pub fn new(
+        socket: OwnedFd,
+        wrapping: Wrapping,
+        outer: IpVersion,
+        packets: usize,
+    ) -> Option<RawSender> {
+        if wrapping.tunnel.udp_port().is_some() {
+            return None;
         }
+        Some(RawSender {
+            socket,
+            ip_header: ip_header(outer),
+            header_length: wrapping.tunnel.header_length(),
+            headers: vec![wrapping.tunnel.header(); packets],
+            wrapping,
+            batch: Batch::new(packets),
+        })
     }
 
     /// Sends a batch: every packet is counted as sent or dropped when this returns.
@@ -54,24 +61,34 @@ impl RawSender {
             counters.dropped.add(reason, packets.len() as u64);
             return;
         }
-        let limit = (path.mtu as usize).saturating_sub(IP_HEADER + self.header_length);
-        let mut oversize = 0;
+        let limit = (path.mtu as usize).saturating_sub(self.ip_header + self.header_length);
+        let tunnel = self.wrapping.tunnel;
         for (packet, header) in packets.refs().iter().zip(&mut self.headers) {
-            if packet.length() > limit {
-                oversize += 1;
+            let frame = frames.bytes(packet.frame);
+            let wrapped = self.wrapping.wrap(
+                packet.flow_hash,
+                || packets.link_header(packet, frame),
+                || frames.capture(packet.frame),
+            );
+            let mut wrapped = match wrapped {
+                Ok(wrapped) => wrapped,
+                Err(reason) => {
+                    counters.dropped.add(reason, 1);
+                    continue;
+                }
+            };
+            let carried = packet.length().saturating_sub(wrapped.skip);
+            if carried > limit {
+                counters.dropped.add(Reason::Oversize, 1);
                 continue;
             }
-            *header = gre::header(self.key, self.sequence);
-            self.sequence = self.sequence.map(|number| number.wrapping_add(1));
+            self.wrapping.number(&mut wrapped.fields);
+            let header = &mut header[..self.header_length];
+            // Less than the path's MTU, which the kernel keeps below 64 KiB for IP.
+            tunnel.fill(header, carried as u16, &wrapped.fields);
+            let [head, tail] = packets.parts_from(wrapped.skip, packet, frame);
             self.batch.begin();
-            self.batch.packet([
-                &header[..self.header_length],
-                packets.head_bytes(packet),
-                packet.tail_bytes(frames.bytes(packet.frame)),
-            ]);
-        }
-        if oversize > 0 {
-            counters.dropped.add(Reason::Oversize, oversize);
+            self.batch.packet([header, head, tail]);
         }
         self.batch.finish();
         self.send_all(counters);
@@ -90,7 +107,7 @@ impl RawSender {
                         counters.sent_packets.add(1);
                         counters
                             .sent_bytes
-                            .add(self.batch.bytes(message) + IP_HEADER as u64);
+                            .add(self.batch.bytes(message) + self.ip_header as u64);
                     }
                     at += count;
                     retries = 0;

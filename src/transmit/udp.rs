@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use super::batch::{Batch, Sent};
 use super::{retry, send_reason, socket_reason};
 use crate::mirror::path::PathState;
-use crate::packet::encap::vxlan;
+use crate::packet::encap::{ip_header, IpVersion, Tunnel, UDP_HEADER};
 use crate::packet::{PacketList, PacketRef};
 use crate::reason::Reason;
 use crate::source::Frames;
@@ -18,17 +18,17 @@ use crate::worker::counters::TargetCounters;
 pub(super) const MAX_SEGMENTS: u32 = 64;
 /// Largest UDP payload of one send: 65535 less the IPv4 and UDP headers.
 const MAX_PAYLOAD: usize = 65535 - 20 - 8;
-/// Outer IPv4, UDP and VXLAN headers.
-const IP_OVERHEAD: usize = 20 + 8 + vxlan::HEADER;
-/// Outer IPv4 and UDP headers, which the kernel writes.
-const UDP_IP_HEADERS: u64 = 28;
+/// Length of the header that follows UDP's: VXLAN and Geneve without options.
+const HEADER: usize = 8;
 const NONE: u32 = u32::MAX;
 
-/// Sends VXLAN by UDP.
+/// Sends VXLAN and Geneve by UDP.
 #[derive(Debug)]
 pub struct UdpSender {
     sockets: Vec<OwnedFd>,
-    header: [u8; vxlan::HEADER],
+    header: [u8; HEADER],
+    /// Outer IP and UDP headers, which the kernel writes.
+    ip_udp_headers: usize,
     /// Whether runs go out with `UDP_SEGMENT`. Cleared for good when the device says that it cannot.
     segment: bool,
     /// Calls in a row that ended in EINVAL although size and count of the run were right.
@@ -43,13 +43,24 @@ pub struct UdpSender {
 }
 
 impl UdpSender {
-    /// From connected sockets, one a source port in order; batches hold at most `packets` packets.
+    /// From connected sockets, one a source port in order; batches hold at most `packets` packets. `None`
+    /// if the tunnel is not carried by UDP.
     #[must_use]
-    pub fn new(sockets: Vec<OwnedFd>, vni: u32, segment: bool, packets: usize) -> UdpSender {
+    pub fn new(
+        sockets: Vec<OwnedFd>,
+        tunnel: Tunnel,
+        outer: IpVersion,
+        segment: bool,
+        packets: usize,
+    ) -> Option<UdpSender> {
+        tunnel.udp_port()?;
         let ports = sockets.len();
-        UdpSender {
+        let header = tunnel.header();
+        let (_, behind_udp) = header.split_at(UDP_HEADER);
+        Some(UdpSender {
             sockets,
-            header: vxlan::header(vni),
+            header: *behind_udp.first_chunk()?,
+            ip_udp_headers: ip_header(outer) + UDP_HEADER,
             segment,
             invalid: 0,
             first: vec![NONE; ports],
@@ -57,7 +68,7 @@ impl UdpSender {
             next: vec![NONE; packets],
             starts: Vec::with_capacity(packets),
             batch: Batch::new(packets),
-        }
+        })
     }
 
     /// Whether runs leave as super-packets.
@@ -102,7 +113,7 @@ impl UdpSender {
     /// Links the packets of each port, in order; those that do not fit the path are dropped here.
     fn group(&mut self, packets: PacketList<'_>, path: &PathState, counters: &TargetCounters) {
         let ports = self.sockets.len() as u32;
-        let limit = (path.mtu as usize).saturating_sub(IP_OVERHEAD);
+        let limit = (path.mtu as usize).saturating_sub(self.ip_udp_headers + HEADER);
         let mut oversize = 0;
         for (index, packet) in packets.refs().iter().enumerate() {
             if packet.length() > limit {
@@ -187,7 +198,7 @@ impl UdpSender {
                         counters.sent_packets.add(sent);
                         counters
                             .sent_bytes
-                            .add(batch.bytes(message) + sent * UDP_IP_HEADERS);
+                            .add(batch.bytes(message) + sent * self.ip_udp_headers as u64);
                     }
                     at += count;
                     retries = 0;

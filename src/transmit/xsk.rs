@@ -4,18 +4,20 @@
 //! sent, its outer header written into the room in front of it. Invisible to tc, hence no loop.
 
 use std::collections::VecDeque;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crossbeam::queue::ArrayQueue;
 
 use super::path_reason;
+use super::wrap::{Wrapped, Wrapping};
 use crate::mirror::path::PathState;
-use crate::packet::encap::{source_port, OuterAddresses, OuterFields, OuterTemplate, Tunnel};
+use crate::packet::encap::{Marking, OuterAddresses, OuterTemplate};
+use crate::packet::headers::LinkHeader;
 use crate::packet::PacketList;
 use crate::reason::Reason;
-use crate::source::Frames;
+use crate::source::{Capture, Frames};
 use crate::worker::counters::TargetCounters;
 use crate::xsk::{Pool, ReceivedFrame, ToSendFrame, TxPort};
 
@@ -25,14 +27,14 @@ const ETHERNET: u64 = 14;
 /// What makes the outer headers of one target.
 #[derive(Clone, Debug)]
 pub struct Outer {
-    /// The tunnel.
-    pub tunnel: Tunnel,
+    /// The tunnel, and the fields of its headers.
+    pub wrapping: Wrapping,
     /// Outer destination address.
-    pub destination: Ipv4Addr,
+    pub destination: IpAddr,
     /// Outer source address; `None`: the path's.
-    pub source: Option<Ipv4Addr>,
-    /// Number of outer UDP source ports.
-    pub source_ports: u16,
+    pub source: Option<IpAddr>,
+    /// TTL and DSCP.
+    pub marking: Marking,
 }
 
 /// A transmit port and the number of the device it is bound to.
@@ -70,6 +72,19 @@ impl Default for Exchange {
     }
 }
 
+/// A span's frame that is to be sent in place.
+#[derive(Debug)]
+pub struct Received {
+    /// The frame.
+    pub frame: ReceivedFrame,
+    /// Bytes in front of its packet.
+    pub room: usize,
+    /// The packet's flow hash.
+    pub flow_hash: u32,
+    /// When and which way it was captured.
+    pub capture: Capture,
+}
+
 /// Sends by AF_XDP.
 #[derive(Debug)]
 pub struct XskSender {
@@ -78,7 +93,6 @@ pub struct XskSender {
     outer: Outer,
     template: Option<OuterTemplate>,
     generation: u64,
-    sequence: u32,
     /// Outer IP lengths of the packets in flight, oldest first.
     lengths: VecDeque<u16>,
     /// Frames that the device dropped and that will complete like those it sent.
@@ -96,7 +110,6 @@ impl XskSender {
             outer,
             template: None,
             generation: 0,
-            sequence: 0,
             lengths: VecDeque::with_capacity(ring * 2),
             owed: 0,
         }
@@ -134,20 +147,13 @@ impl XskSender {
 
     fn make_template(&self, path: &PathState) -> Option<OuterTemplate> {
         let (destination_mac, source_mac) = path.ethernet()?;
-        let source = match (self.outer.source, path.source_ip) {
-            (Some(source), _) => source,
-            (None, IpAddr::V4(source)) => source,
-            (None, IpAddr::V6(_)) => return None,
-        };
         let addresses = OuterAddresses {
             source_mac,
             destination_mac,
-            source,
+            source: self.outer.source.unwrap_or(path.source_ip),
             destination: self.outer.destination,
-            ttl: 64,
-            tos: 0,
         };
-        Some(OuterTemplate::new(&addresses, self.outer.tunnel))
+        OuterTemplate::new(&addresses, self.outer.marking, self.outer.wrapping.tunnel)
     }
 
     fn replace(&mut self, successor: BoundPort, pool: &mut Pool, counters: &TargetCounters) {
@@ -194,31 +200,46 @@ impl XskSender {
     ) {
         counters.offered.add(packets.len() as u64);
         for packet in packets.refs() {
-            let Some(headers) = self.headers(packet.length(), path, counters) else {
+            let bytes = frames.bytes(packet.frame);
+            let wrapped = self.outer.wrapping.wrap(
+                packet.flow_hash,
+                || packets.link_header(packet, bytes),
+                || frames.capture(packet.frame),
+            );
+            let mut wrapped = match wrapped {
+                Ok(wrapped) => wrapped,
+                Err(reason) => {
+                    counters.dropped.add(reason, 1);
+                    continue;
+                }
+            };
+            let carried = packet.length().saturating_sub(wrapped.skip);
+            let Some(headers) = self.headers(carried, path, counters) else {
                 continue;
             };
             let Some(frame) = pool.take() else {
                 counters.dropped.add(Reason::TxFull, 1);
                 continue;
             };
-            if headers + packet.length() > frame.capacity() {
+            if headers + carried > frame.capacity() {
                 counters.dropped.add(Reason::Oversize, 1);
                 pool.put(frame);
                 continue;
             }
-            let fields = self.fields(packet.flow_hash);
+            self.outer.wrapping.number(&mut wrapped.fields);
             let template = self.template.as_ref();
             let mut written = 0;
             let frame = frame.write(|out| {
-                let outer = template
-                    .and_then(|template| template.write(out, packet.length(), &fields).ok());
+                let Some(template) = template else { return 0 };
+                let outer = template.write(out, carried, &wrapped.fields).ok();
                 let inner = outer.and_then(|outer| {
-                    packets.write(packet, frames.bytes(packet.frame), &mut out[outer..])
+                    packets.write_from(wrapped.skip, packet, bytes, &mut out[outer..])
                 });
                 written = outer.unwrap_or(0) + inner.unwrap_or(0);
+                template.finish_checksum(&mut out[..written]);
                 written
             });
-            self.push(frame, written, pool, counters);
+            self.push(frame, &wrapped, written, pool, counters);
         }
         self.finish(pool, counters);
     }
@@ -226,37 +247,68 @@ impl XskSender {
     /// Sends one received frame in place. `begin` has been called for this batch; `finish` follows it.
     pub fn send_in_place(
         &mut self,
-        mut frame: ReceivedFrame,
-        room: usize,
-        flow_hash: u32,
+        received: Received,
         path: &PathState,
         pool: &mut Pool,
         counters: &TargetCounters,
     ) {
         counters.offered.add(1);
-        let length = frame.bytes().len().saturating_sub(room);
-        let Some(headers) = self.headers(length, path, counters) else {
+        let Received {
+            mut frame,
+            room,
+            flow_hash,
+            capture,
+        } = received;
+        let packet = frame.bytes().get(room..).unwrap_or(&[]);
+        let length = packet.len();
+        let wrapped = self
+            .outer
+            .wrapping
+            .wrap(flow_hash, || LinkHeader::parse(packet), || capture);
+        let mut wrapped = match wrapped {
+            Ok(wrapped) => wrapped,
+            Err(reason) => {
+                counters.dropped.add(reason, 1);
+                pool.put(frame.into_free());
+                return;
+            }
+        };
+        let carried = length.saturating_sub(wrapped.skip);
+        let Some(headers) = self.headers(carried, path, counters) else {
             pool.put(frame.into_free());
             return;
         };
         // The XDP program made room for the largest outer header; what is missing stands free before it.
+        let room = room + wrapped.skip;
         let fits = if headers <= room {
             frame.trim_front(room - headers);
             true
         } else {
             frame.prepend(headers - room).is_some()
         };
-        let fields = self.fields(flow_hash);
+        self.outer.wrapping.number(&mut wrapped.fields);
         let written = match (&self.template, fits) {
-            (Some(template), true) => template.write(frame.bytes_mut(), length, &fields).is_ok(),
+            (Some(template), true) => {
+                let outer = frame.bytes_mut();
+                let written = template.write(outer, carried, &wrapped.fields).is_ok();
+                template.finish_checksum(outer);
+                written
+            }
             _ => false,
         };
         if !written {
+            self.outer.wrapping.unnumber(&wrapped.fields);
             counters.dropped.add(Reason::Headroom, 1);
             pool.put(frame.into_free());
             return;
         }
-        self.push(frame.into_send(0), headers + length, pool, counters);
+        self.push(
+            frame.into_send(0),
+            &wrapped,
+            headers + carried,
+            pool,
+            counters,
+        );
     }
 
     /// After a batch: the kernel is told, completions come home.
@@ -317,18 +369,10 @@ impl XskSender {
         Some(template.overhead())
     }
 
-    fn fields(&self, flow_hash: u32) -> OuterFields {
-        OuterFields {
-            source_port: source_port(flow_hash, self.outer.source_ports),
-            // DF is set, so the ID is never used for reassembly (RFC 6864 section 4.1).
-            identification: 0,
-            sequence: self.sequence,
-        }
-    }
-
     fn push(
         &mut self,
         frame: ToSendFrame,
+        wrapped: &Wrapped,
         length: usize,
         pool: &mut Pool,
         counters: &TargetCounters,
@@ -338,9 +382,9 @@ impl XskSender {
                 let length = u64::try_from(length).unwrap_or(0).saturating_sub(ETHERNET);
                 self.lengths
                     .push_back(u16::try_from(length).unwrap_or(u16::MAX));
-                self.sequence = self.sequence.wrapping_add(1);
             }
             Err(refused) => {
+                self.outer.wrapping.unnumber(&wrapped.fields);
                 counters.dropped.add(Reason::TxFull, 1);
                 pool.put(refused.into_frame().into_free());
             }

@@ -7,12 +7,12 @@ use arc_swap::{ArcSwap, Cache};
 
 use super::counters::TargetCounters;
 use crate::mirror::path::PathState;
-use crate::packet::PacketList;
-use crate::source::Frames;
+use crate::packet::{Direction, PacketList};
+use crate::source::{Capture, Frames};
 use crate::transmit::auto::AutoSender;
 use crate::transmit::raw::RawSender;
 use crate::transmit::udp::UdpSender;
-use crate::transmit::xsk::XskSender;
+use crate::transmit::xsk::{Received, XskSender};
 use crate::xsk::{Pool, ReceivedFrame};
 
 /// Who sends.
@@ -157,15 +157,15 @@ impl Outputs {
             }
             return;
         }
+        let (room, capture) = (frames.room, frames.capture(0));
         for (frame, packet) in frames.list.drain(..).zip(packets.refs()) {
-            sender.send_in_place(
+            let received = Received {
                 frame,
-                frames.room,
-                packet.flow_hash,
-                path,
-                pool,
-                &output.counters,
-            );
+                room,
+                flow_hash: packet.flow_hash,
+                capture,
+            };
+            sender.send_in_place(received, path, pool, &output.counters);
         }
         sender.finish(pool, &output.counters);
     }
@@ -202,6 +202,8 @@ pub struct SpanFrames {
     pub list: Vec<ReceivedFrame>,
     /// Bytes that the XDP program made in front of each.
     pub room: usize,
+    /// When the batch was taken from the queues: nanoseconds of CLOCK_MONOTONIC.
+    pub received_ns: u64,
 }
 
 impl Frames for SpanFrames {
@@ -210,5 +212,12 @@ impl Frames for SpanFrames {
             .get(index as usize)
             .and_then(|frame| frame.bytes().get(self.room..))
             .unwrap_or(&[])
+    }
+
+    fn capture(&self, _index: u32) -> Capture {
+        Capture {
+            timestamp_ns: self.received_ns,
+            direction: Direction::In,
+        }
     }
 }

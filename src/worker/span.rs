@@ -98,6 +98,7 @@ impl SpanWorker {
         let mut mine = SpanFrames {
             list: Vec::with_capacity(2 * BATCH),
             room: self.room,
+            received_ns: 0,
         };
         let mut quiet = 0;
         loop {
@@ -169,6 +170,7 @@ impl SpanWorker {
 
     fn process(&mut self, packets: &mut Packets, mine: &mut SpanFrames) {
         let now = (self.clock)();
+        mine.received_ns = now;
         packets.clear();
         let mut index = 0;
         while index < mine.list.len() {

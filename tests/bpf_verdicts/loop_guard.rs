@@ -1,8 +1,10 @@
 //! Our own copies are never copied again; everything else that goes to the collector is.
 
-use std::net::Ipv4Addr;
+use std::ops::RangeInclusive;
 
+use xtee::bpf::own_flows::own_flows;
 use xtee::bpf::skel::OwnFlow;
+use xtee::packet::encap::{Inner, Tunnel};
 use xtee::packet::Direction;
 
 use crate::bpf_run::{Context, TapBench};
@@ -15,33 +17,23 @@ const BRIDGED: u16 = 0x6558;
 const KEY: u16 = 0x2000;
 const SEQUENCE: u16 = 0x1000;
 
-fn address(text: &str) -> u32 {
-    let address: Ipv4Addr = text.parse().expect("an address");
-    u32::from_ne_bytes(address.octets())
+const PORTS: RangeInclusive<u16> = 61000..=61063;
+
+fn flows(destination: &str, tunnel: Tunnel) -> Vec<OwnFlow> {
+    own_flows(destination.parse().expect("an address"), &tunnel, PORTS)
 }
 
 fn vxlan_flow() -> OwnFlow {
-    OwnFlow {
-        destination: address(COLLECTOR),
-        identifier: 7,
-        destination_port: 4789,
-        source_port_first: 61000,
-        source_port_last: 61063,
-        protocol: 17,
-        has_identifier: 1,
-    }
+    flows(COLLECTOR, Tunnel::Vxlan { vni: 7, port: 4789 })[0]
 }
 
 fn gre_flow(destination: &str, key: Option<u32>) -> OwnFlow {
-    OwnFlow {
-        destination: address(destination),
-        identifier: key.unwrap_or(0),
-        destination_port: 0,
-        source_port_first: 0,
-        source_port_last: 0,
-        protocol: 47,
-        has_identifier: u8::from(key.is_some()),
-    }
+    let tunnel = Tunnel::Gre {
+        key,
+        sequence: false,
+        inner: Inner::Ethernet,
+    };
+    flows(destination, tunnel)[0]
 }
 
 /// For tests about something else that want the guard at work.

@@ -27,6 +27,7 @@ mod live;
 mod loop_guard;
 mod marks;
 mod offload;
+mod own_tunnels;
 mod ports_and_networks;
 mod ring;
 mod sensitive;

@@ -7,7 +7,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use xtee::packet::encap::{decapsulate, Tunnel};
+use xtee::packet::encap::{decapsulate, Tunnel, TunnelPorts};
 
 use crate::common::netns::run;
 use crate::wire::{checksum, network, with_transport_checksum, Seen};
@@ -15,7 +15,6 @@ use crate::wire::{checksum, network, with_transport_checksum, Seen};
 const ETHERNET: usize = 14;
 const IPV4: [u8; 2] = [0x08, 0x00];
 const IPV6: [u8; 2] = [0x86, 0xdd];
-const VXLAN_PORT: u16 = 4789;
 /// Outer source ports unless told otherwise.
 const PORTS: std::ops::RangeInclusive<u16> = 61000..=61063;
 
@@ -42,7 +41,7 @@ pub fn copies(arrived: &[Seen], tunnel: Tunnel, mtu: usize) -> Vec<Copy> {
             let length = outer.len();
             assert!(length <= ETHERNET + mtu, "{length} bytes on the path");
             assert_eq!(checksum(&outer[14..34]), 0, "outer IPv4 checksum");
-            let found = decapsulate(&outer, VXLAN_PORT)
+            let found = decapsulate(&outer, TunnelPorts::default())
                 .unwrap_or_else(|| panic!("not a tunnel packet: {:02x?}", &outer[..42]));
             assert_eq!(found.tunnel, tunnel);
             match tunnel {
@@ -53,6 +52,7 @@ pub fn copies(arrived: &[Seen], tunnel: Tunnel, mtu: usize) -> Vec<Copy> {
                     assert_udp_checksum(&outer);
                 }
                 Tunnel::Gre { .. } => assert_eq!(outer[36..38], [0x65, 0x58]),
+                other => panic!("{other:?} has a comparison of its own (the matrix)"),
             }
             Copy {
                 inner: outer[found.inner].to_vec(),

@@ -7,10 +7,8 @@ use crate::config::settings::{
     AttachChoice, Config, ModeChoice, Source, SourceKind, Span, Tap, ZeroCopy,
 };
 use crate::mirror::rules::Action;
+use crate::packet::headers::ETHERNET_HEADER;
 use crate::packet::link::LinkType;
-
-/// Outer Ethernet header.
-const ETHERNET: u32 = 14;
 
 pub(super) fn sources(
     config: &Config,
@@ -264,12 +262,12 @@ fn room(targets: &[TargetPlan]) -> Choice<u16> {
     let by_xsk = targets
         .iter()
         .filter(|t| t.transmit.value == Transmitter::Xsk);
-    let largest = by_xsk.max_by_key(|t| t.encapsulation.overhead());
+    let largest = by_xsk.max_by_key(|t| t.overhead());
     match largest {
         None => Choice::new(0, "no target is sent to by AF_XDP"),
         Some(target) => Choice::new(
-            // At most 14 + 36 bytes.
-            (ETHERNET + target.encapsulation.overhead()) as u16,
+            // At most 14 + 60 bytes.
+            (ETHERNET_HEADER + target.overhead()) as u16,
             format!("for the outer header of {}", target.url),
         ),
     }

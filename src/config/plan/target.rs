@@ -5,9 +5,8 @@ use crate::config::error::ConfigError;
 use crate::config::facts::{
     HostFacts, InterfaceFacts, RouteFacts, TargetFacts, TX_UDP_SEGMENTATION,
 };
-use crate::config::settings::{
-    Config, Encapsulation, GsoChoice, Host, SourceKind, Target, TransmitChoice,
-};
+use crate::config::settings::{Config, GsoChoice, Host, SourceKind, Target, TransmitChoice};
+use crate::packet::headers::ETHERNET_HEADER;
 
 /// Kinds of devices that wrap packets in others: below them our outer flow cannot be seen.
 const TUNNELS: [&str; 23] = [
@@ -82,14 +81,24 @@ fn plan_target(
         (_, Some(address)) => address,
         (Host::Address(address), None) => *address,
         (Host::Name(name), None) => {
-            let why = here.resolve_error.as_deref().unwrap_or("no IPv4 address");
+            let why = here.resolve_error.as_deref().unwrap_or("no address");
             return Err(error(
                 target,
                 format!("{name} cannot be resolved: {why}"),
-                "an IPv4 address, or a name that has one",
+                "an address, or a name that has one",
             ));
         }
     };
+    if let Some(source) = target.source.filter(|s| s.is_ipv4() != address.is_ipv4()) {
+        let version = if address.is_ipv4() { "IPv4" } else { "IPv6" };
+        return Err(error(
+            target,
+            format!(
+                "`source` {source} and the target's address {address} are not of one IP version"
+            ),
+            format!("an {version} address of this host"),
+        ));
+    }
     if let Some(device) = target
         .device
         .as_deref()
@@ -121,8 +130,7 @@ fn plan_target(
         0 => device.map_or(0, |device| device.mtu),
         mtu => mtu,
     };
-    let largest_frame = path_mtu.saturating_sub(target.encapsulation.overhead());
-    let plan = TargetPlan {
+    let mut plan = TargetPlan {
         url: target.name(),
         encapsulation: target.encapsulation,
         address,
@@ -135,8 +143,11 @@ fn plan_target(
         gso,
         source_ports: target.source_ports,
         path_mtu,
-        largest_frame,
+        largest_frame: 0,
     };
+    plan.largest_frame = target
+        .encapsulation
+        .largest_frame(plan.outer(), path_mtu as usize) as u32;
     warn_oversize(config, facts, &plan, warnings);
     warn_tunnel(config, here, &plan, warnings);
     Ok(plan)
@@ -148,14 +159,20 @@ fn transmitter(
     device: Option<&InterfaceFacts>,
     facts: &HostFacts,
 ) -> Result<Choice<Transmitter>, ConfigError> {
-    let gre = matches!(target.encapsulation, Encapsulation::Gre { .. });
+    let name = target.encapsulation.name();
+    let in_udp = target.encapsulation.udp_port().is_some();
     let obstacle = xsk_obstacle(route, device, facts);
     match (target.transmit, obstacle) {
-        // Refused by the validation already; said again because this function stands alone.
-        (TransmitChoice::Udp, _) if gre => Err(error(
+        // These two are refused by the validation already; said again because this function stands alone.
+        (TransmitChoice::Udp, _) if !in_udp => Err(error(
             target,
-            "GRE is not carried by UDP",
+            format!("{name} is not carried by UDP"),
             "transmit = \"auto\", \"xsk\", \"raw\"",
+        )),
+        (TransmitChoice::Raw, _) if in_udp => Err(error(
+            target,
+            format!("{name} is carried by UDP, which raw sockets do not send"),
+            "transmit = \"auto\", \"udp\", \"xsk\"",
         )),
         (TransmitChoice::Udp, _) => Ok(Choice::new(Transmitter::Udp, "asked for")),
         (TransmitChoice::Raw, _) => Ok(Choice::new(Transmitter::Raw, "asked for")),
@@ -166,24 +183,28 @@ fn transmitter(
         (TransmitChoice::Xsk, Some(why)) => Err(error(
             target,
             format!("AF_XDP cannot send to it: {why}"),
-            if gre {
-                "transmit = \"auto\", \"raw\""
+            if in_udp {
+                "transmit = \"auto\", \"udp\""
             } else {
-                "transmit = \"auto\", \"udp\", \"raw\""
+                "transmit = \"auto\", \"raw\""
             },
         )),
-        (TransmitChoice::Auto, _) if !gre => Ok(Choice::new(
+        (TransmitChoice::Auto, _) if in_udp => Ok(Choice::new(
             Transmitter::Udp,
-            "VXLAN: a UDP socket follows the kernel's routes, neighbours and policy rules; a tap \
-             changes to AF_XDP while equal packets come in short runs",
+            format!(
+                "{name}: a UDP socket follows the kernel's routes, neighbours and policy rules; a tap \
+                 changes to AF_XDP while equal packets come in short runs"
+            ),
         )),
         (TransmitChoice::Auto, None) => Ok(Choice::new(
             Transmitter::Xsk,
-            "GRE is not carried by UDP, and AF_XDP is faster than a raw socket; sends in copy mode",
+            format!(
+                "{name} is not carried by UDP, and AF_XDP is faster than a raw socket; sends in copy mode"
+            ),
         )),
         (TransmitChoice::Auto, Some(why)) => Ok(Choice::new(
             Transmitter::Raw,
-            format!("GRE is not carried by UDP, and AF_XDP cannot send to it: {why}"),
+            format!("{name} is not carried by UDP, and AF_XDP cannot send to it: {why}"),
         )),
     }
 }
@@ -320,7 +341,7 @@ fn warn_oversize(
         let Some(interface) = facts.interface(&source.interface) else {
             continue;
         };
-        let full = interface.mtu.saturating_add(14);
+        let full = interface.mtu.saturating_add(ETHERNET_HEADER as u32);
         if full > plan.largest_frame {
             warnings.push(format!(
                 "{}: full-size packets of {} make frames of {full} bytes, and the path MTU of {} \
@@ -329,7 +350,7 @@ fn warn_oversize(
                 source.name(),
                 plan.path_mtu,
                 plan.largest_frame,
-                full.saturating_add(plan.encapsulation.overhead())
+                plan.path_mtu.saturating_add(full - plan.largest_frame)
             ));
         }
     }

@@ -346,21 +346,30 @@ fn room_is_made_for_the_largest_header_that_af_xdp_sends() {
     let sequenced = "[[target]]\nurl = \"gre://203.0.113.2?key=7&seq=on\"\n";
     let text = format!("{SPAN}workers = 1\n{sequenced}");
     assert_eq!(span_of(&decide(&text, &facts).unwrap()).3.value, 14 + 32);
+    facts.targets[0].resolved = Some("2001:db8::2".parse().unwrap());
+    let largest = "[[target]]\nurl = \"erspan://[2001:db8::2]?session=7&version=3\"\n";
+    let plan = decide(&format!("{SPAN}{largest}"), &facts).unwrap();
+    assert_eq!(span_of(&plan).3.value, 14 + 60);
 }
 
 #[test]
-fn one_worker_owns_a_sequence_number() {
-    let facts = host();
-    let target = "[[target]]\nurl = \"gre://203.0.113.2?seq=on\"\n";
-    assert!(decide(&format!("{TAP}{target}"), &facts).is_ok());
-    let two = format!("{TAP}workers = 2\n{target}");
-    refused(
-        &two,
-        &facts,
-        5,
-        "one owner, and there are 2 workers",
-        "seq=off",
-    );
+fn workers_that_share_sequence_numbers_are_told() {
+    let mut facts = host();
+    // So that nothing is said of sizes.
+    facts.targets[0].route.as_mut().unwrap().mtu = 1700;
+    let warnings = |workers: usize, url: &str| {
+        let text = format!("{TAP}workers = {workers}\n[[target]]\nurl = \"{url}\"\n");
+        decide(&text, &facts).unwrap().warnings
+    };
+    for numbered in ["gre://203.0.113.2?seq=on", "erspan://203.0.113.2?session=1"] {
+        assert!(warnings(1, numbered).is_empty());
+        let told = warnings(2, numbered);
+        assert!(
+            told[0].contains("2 workers share its sequence numbers"),
+            "{told:?}"
+        );
+    }
+    assert!(warnings(2, "gre://203.0.113.2").is_empty());
 }
 
 #[test]

@@ -434,10 +434,28 @@ fn targets() {
         ("gso = true", "target.gso", "boolean", "string"),
         ("gso = \"yes\"", "target.gso", "`yes`", "auto, on, off"),
         (
-            "source = \"::1\"",
+            "source = \"::\"",
+            "target.source",
+            "not the address of one host",
+            "unicast IPv6",
+        ),
+        (
+            "source = \"fe80::1%eth0\"",
+            "target.source",
+            "scoped",
+            "global",
+        ),
+        (
+            "source = \"eth0\"",
             "target.source",
             "not a source address",
-            "IPv4",
+            "IPv4 or IPv6",
+        ),
+        (
+            "transmit = \"raw\"",
+            "target.transmit",
+            "VXLAN is carried by UDP",
+            "auto, udp, xsk",
         ),
         ("dev = \"a/b\"", "target.dev", "not the name", "15 bytes"),
         ("ports = 1025", "target.ports", "`1025`", "1 to 1024"),
@@ -496,12 +514,8 @@ fn targets() {
     let with_url = |url: &str, line: &str| format!("{SOURCE}[[target]]\nurl = \"{url}\"\n{line}\n");
     for (url, wrong, allowed) in [
         ("vxlan://203.0.113.2?vni=16777216", "`vni`", "16777215"),
-        ("vxlan://[2001:db8::2]?vni=7", "IPv6", "IPv4"),
-        (
-            "geneve://203.0.113.2?vni=7",
-            "geneve target is not built yet",
-            "vxlan",
-        ),
+        ("vxlan://[fe80::2%eth0]?vni=7", "scoped", "global"),
+        ("geneve://203.0.113.2", "`vni` is missing", "geneve://"),
         (
             "vxlan://203.0.113.2?vni=7&ports=x",
             "parameter `ports`: `x`",

@@ -1,15 +1,15 @@
 //! `[[target]]`: the URL, its parameters, and the keys beside it.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use super::Check;
 use crate::config::error::{ConfigError, Site};
 use crate::config::file::{At, TargetTable, Value};
-use crate::config::settings::{
-    Encapsulation, GsoChoice, Target, TransmitChoice, DEFAULT_SOURCE_PORTS,
-};
+use crate::config::settings::{GsoChoice, Target, TransmitChoice, DEFAULT_SOURCE_PORTS};
+use crate::config::url::host::unicast;
 use crate::config::url::{self, TargetUrl};
 use crate::config::values::{interface, word, Wrong};
+use crate::packet::encap::Tunnel;
 
 const TRANSMIT: [(&str, TransmitChoice); 4] = [
     ("auto", TransmitChoice::Auto),
@@ -54,7 +54,8 @@ impl Check<'_> {
     fn target(&self, at: &At<TargetTable>) -> Result<Target, ConfigError> {
         let table = &at.value;
         let Some(address) = &table.url else {
-            let allowed = "vxlan://HOST?vni=N, gre://HOST";
+            let allowed =
+                "vxlan://HOST?vni=N, geneve://HOST?vni=N, gre://HOST, erspan://HOST?session=N";
             return Err(self.missing(&at.site, "target.url", allowed));
         };
         let url = self.value(address, "target.url", url::parse)?;
@@ -151,17 +152,24 @@ impl Check<'_> {
             let key = key.as_ref().or(table.url.as_ref());
             key.map_or(at.site.clone(), |key| key.site.clone())
         };
-        let gre = matches!(url.encapsulation, Encapsulation::Gre { .. });
-        if gre && transmit == Some(&TransmitChoice::Udp) {
-            let wrong = Wrong::new("GRE is not carried by UDP", "auto, xsk, raw");
+        let name = url.encapsulation.name();
+        let in_udp = url.encapsulation.udp_port().is_some();
+        if !in_udp && transmit == Some(&TransmitChoice::Udp) {
+            let wrong = format!("{name} is not carried by UDP");
+            let wrong = Wrong::new(wrong, "auto, xsk, raw");
             return Err(self.fault(&site_of(&table.transmit), "target.transmit", wrong));
         }
-        let no_udp = gre || matches!(transmit, Some(TransmitChoice::Xsk | TransmitChoice::Raw));
+        if in_udp && transmit == Some(&TransmitChoice::Raw) {
+            let wrong = format!("{name} is carried by UDP, which raw sockets do not send");
+            let wrong = Wrong::new(wrong, "auto, udp, xsk");
+            return Err(self.fault(&site_of(&table.transmit), "target.transmit", wrong));
+        }
+        let no_udp = !in_udp || transmit == Some(&TransmitChoice::Xsk);
         if gso == Some(&GsoChoice::On) && no_udp {
-            let wrong = if gre {
-                "GSO is done by UDP sockets, and GRE is not carried by UDP"
+            let wrong = if in_udp {
+                "GSO is done by UDP sockets, and `transmit` asks for another".to_owned()
             } else {
-                "GSO is done by UDP sockets, and `transmit` asks for another"
+                format!("GSO is done by UDP sockets, and {name} is not carried by UDP")
             };
             let wrong = Wrong::new(wrong, "auto, off");
             return Err(self.fault(&site_of(&table.gso), "target.gso", wrong));
@@ -171,24 +179,26 @@ impl Check<'_> {
 }
 
 /// Whether a receiver could not tell the two tunnels apart.
-fn same_tunnel(one: Encapsulation, other: Encapsulation) -> bool {
-    match (one, other) {
-        (Encapsulation::Gre { key: one, .. }, Encapsulation::Gre { key: other, .. }) => {
-            one == other
-        }
-        _ => one == other,
-    }
+fn same_tunnel(one: Tunnel, other: Tunnel) -> bool {
+    let unnumbered = |tunnel| match tunnel {
+        Tunnel::Gre { key, inner, .. } => Tunnel::Gre {
+            key,
+            inner,
+            sequence: false,
+        },
+        other => other,
+    };
+    unnumbered(one) == unnumbered(other)
 }
 
-fn source_address(text: &str) -> Result<Ipv4Addr, Wrong> {
-    let address = text.parse::<Ipv4Addr>().ok();
-    let address = address.filter(|a| !(a.is_unspecified() || a.is_multicast() || a.is_broadcast()));
-    address.ok_or_else(|| {
+fn source_address(text: &str) -> Result<IpAddr, Wrong> {
+    let wrong = || {
         Wrong::new(
             format!("`{text}` is not a source address"),
-            "an IPv4 address of this host",
+            "an IPv4 or IPv6 address of this host",
         )
-    })
+    };
+    unicast(text).ok_or_else(wrong)?
 }
 
 fn source_ports(text: &str) -> Result<u16, Wrong> {

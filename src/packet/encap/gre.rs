@@ -1,13 +1,13 @@
-//! The GRE header for bridged Ethernet: RFC 2784 with the key and sequence number of RFC 2890.
+//! The GRE header: RFC 2784 with the key and sequence number of RFC 2890.
 //!
-//! No checksum, no routing, version 0. Called by the outer template, the raw-socket transmitter and the
-//! decapsulation.
+//! No checksum, no routing, version 0. What is inside is said by the protocol type: bridged Ethernet
+//! (0x6558), IP, ERSPAN. Called by the tunnel header and the decapsulation.
 
-use crate::packet::headers::{be16, be32, ETHERTYPE_BRIDGED};
+use crate::packet::headers::{be16, be32};
 
 const CHECKSUM: u16 = 0x8000;
 const KEY: u16 = 0x2000;
-const SEQUENCE: u16 = 0x1000;
+pub(super) const SEQUENCE: u16 = 0x1000;
 
 /// Longest header that is written here.
 pub const MAX_HEADER: usize = 12;
@@ -18,7 +18,11 @@ pub const fn length(has_key: bool, has_sequence: bool) -> usize {
 }
 
 /// A header with these options; the bytes beyond [`length`] are 0. The sequence number comes last.
-pub const fn header(key: Option<u32>, sequence: Option<u32>) -> [u8; MAX_HEADER] {
+pub const fn header(
+    protocol_type: u16,
+    key: Option<u32>,
+    sequence: Option<u32>,
+) -> [u8; MAX_HEADER] {
     let mut bytes = [0; MAX_HEADER];
     let mut flags = 0;
     let mut at = 4;
@@ -32,28 +36,31 @@ pub const fn header(key: Option<u32>, sequence: Option<u32>) -> [u8; MAX_HEADER]
         [bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]] = sequence.to_be_bytes();
     }
     [bytes[0], bytes[1]] = flags.to_be_bytes();
-    [bytes[2], bytes[3]] = ETHERTYPE_BRIDGED.to_be_bytes();
+    [bytes[2], bytes[3]] = protocol_type.to_be_bytes();
     bytes
 }
 
 /// A header as it was read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Header {
+    /// What is inside: an ethertype.
+    pub protocol_type: u16,
     /// Key, if there is one.
     pub key: Option<u32>,
     /// Sequence number, if there is one.
     pub sequence: Option<u32>,
-    /// Bytes before the inner frame.
+    /// Bytes before what is inside.
     pub length: usize,
 }
 
-/// Reads the header at the front of an IP payload. `None` if it is not whole, does not carry Ethernet,
-/// or has routing, a version or an unknown flag. A checksum is stepped over.
+/// Reads the header at the front of an IP payload. `None` if it is not whole, or has routing, a version
+/// or an unknown flag. A checksum is stepped over.
 pub fn parse(payload: &[u8]) -> Option<Header> {
     let flags = be16(payload, 0)?;
-    if flags & !(CHECKSUM | KEY | SEQUENCE) != 0 || be16(payload, 2)? != ETHERTYPE_BRIDGED {
+    if flags & !(CHECKSUM | KEY | SEQUENCE) != 0 {
         return None;
     }
+    let protocol_type = be16(payload, 2)?;
     let mut length = 4;
     let mut next = |flag| {
         let present = flags & flag != 0;
@@ -69,6 +76,7 @@ pub fn parse(payload: &[u8]) -> Option<Header> {
     let key = next(KEY).ok()?;
     let sequence = next(SEQUENCE).ok()?;
     Some(Header {
+        protocol_type,
         key,
         sequence,
         length,

@@ -2,24 +2,25 @@
 
 use proptest::prelude::*;
 
-use super::super::encap::{OuterAddresses, OuterFields, OuterTemplate};
+use super::super::encap::{erspan, Inner, Marking, OuterAddresses, OuterFields, OuterTemplate};
 use super::super::testing::{any_spec, ethernet};
 use super::*;
 
-const US: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
-const COLLECTOR: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 2);
+const US: [u8; 4] = [198, 51, 100, 1];
+const COLLECTOR: [u8; 4] = [203, 0, 113, 2];
+const US6: [u8; 16] = [0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
+const COLLECTOR6: [u8; 16] = [0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2];
 
 fn holds_own_copy(frame: &[u8], flows: &[OwnFlow]) -> bool {
     find(frame, flows) == Own::Copy
 }
 
 fn flow(tunnel: Tunnel) -> OwnFlow {
-    OwnFlow {
-        source: US,
-        destination: COLLECTOR,
-        tunnel,
-        source_ports: 61000..=61063,
-    }
+    OwnFlow::new(US.into(), COLLECTOR.into(), tunnel, 61000..=61063).unwrap()
+}
+
+fn flow6(tunnel: Tunnel) -> OwnFlow {
+    OwnFlow::new(US6.into(), COLLECTOR6.into(), tunnel, 61000..=61063).unwrap()
 }
 
 fn vxlan() -> Tunnel {
@@ -30,30 +31,66 @@ fn gre() -> Tunnel {
     Tunnel::Gre {
         key: Some(9),
         sequence: true,
+        inner: Inner::Ethernet,
     }
 }
 
-/// One of our copies as an IP packet.
-fn copy(tunnel: Tunnel, source_port: u16) -> Vec<u8> {
-    let template = OuterTemplate::new(
-        &OuterAddresses {
-            source_mac: [2; 6],
-            destination_mac: [4; 6],
-            source: US,
-            destination: COLLECTOR,
-            ttl: 64,
-            tos: 0,
+fn every_tunnel() -> [Tunnel; 6] {
+    let erspan = |version| Tunnel::Erspan {
+        version,
+        session: 9,
+    };
+    [
+        vxlan(),
+        Tunnel::Geneve { vni: 7, port: 6081 },
+        gre(),
+        Tunnel::Gre {
+            key: None,
+            sequence: false,
+            inner: Inner::Ip,
         },
-        tunnel,
-    );
+        erspan(erspan::Version::Two),
+        erspan(erspan::Version::Three),
+    ]
+}
+
+/// One of our copies as an IP packet.
+fn copy_between(source: IpAddr, destination: IpAddr, tunnel: Tunnel, port: u16) -> Vec<u8> {
+    let addresses = OuterAddresses {
+        source_mac: [2; 6],
+        destination_mac: [4; 6],
+        source,
+        destination,
+    };
+    let template = OuterTemplate::new(&addresses, Marking::default(), tunnel).unwrap();
     let fields = OuterFields {
-        source_port,
+        source_port: port,
+        ethertype: 0x86dd,
+        tci: Some(0xe123),
+        sequence: 0x5555_5555,
+        timestamp: 0x6666_6666,
         ..OuterFields::default()
     };
     let mut frame = vec![0; template.overhead()];
     template.write(&mut frame, 60, &fields).unwrap();
     frame.extend([0x11; 60]);
     frame.split_off(14)
+}
+
+fn copy(tunnel: Tunnel, source_port: u16) -> Vec<u8> {
+    copy_between(US.into(), COLLECTOR.into(), tunnel, source_port)
+}
+
+fn copy6(tunnel: Tunnel, source_port: u16) -> Vec<u8> {
+    copy_between(US6.into(), COLLECTOR6.into(), tunnel, source_port)
+}
+
+fn ipv6(next: u8, payload: &[u8]) -> Vec<u8> {
+    let mut packet = vec![0x60, 0, 0, 0, 0, 0, next, 64];
+    packet[4..6].copy_from_slice(&(payload.len() as u16).to_be_bytes());
+    packet.extend([0x20; 32]);
+    packet.extend(payload);
+    packet
 }
 
 fn ipv4(protocol: u8, payload: &[u8]) -> Vec<u8> {
@@ -76,14 +113,17 @@ fn relayed(relay: usize, copy: &[u8]) -> Vec<u8> {
 
 #[test]
 fn found_behind_any_relay_header() {
-    for tunnel in [vxlan(), gre()] {
-        let flows = [flow(gre()), flow(vxlan())];
-        let copy = copy(tunnel, 61005);
+    for tunnel in every_tunnel() {
+        let mut flows: Vec<_> = every_tunnel().map(flow6).into();
+        flows.extend(every_tunnel().map(flow));
+        let copies = [copy(tunnel, 61005), copy6(tunnel, 61005)];
         // 14 Ethernet, 20 IPv4, 8 UDP: the copy must begin before byte 192.
-        for relay in 0..150 {
-            assert!(holds_own_copy(&relayed(relay, &copy), &flows), "{relay}");
+        for copy in copies {
+            for relay in 0..150 {
+                assert!(holds_own_copy(&relayed(relay, &copy), &flows), "{relay}");
+            }
+            assert!(!holds_own_copy(&relayed(150, &copy), &flows));
         }
-        assert!(!holds_own_copy(&relayed(150, &copy), &flows));
     }
 }
 
@@ -131,6 +171,7 @@ fn other_traffic_between_the_same_hosts_is_not_ours() {
     let other_key = Tunnel::Gre {
         key: Some(8),
         sequence: true,
+        inner: Inner::Ethernet,
     };
     assert!(!holds_own_copy(
         &relayed(4, &copy(gre(), 0)),
@@ -141,7 +182,7 @@ fn other_traffic_between_the_same_hosts_is_not_ours() {
 
 #[test]
 fn the_addresses_may_stand_there_twice() {
-    let decoy = [US.octets(), COLLECTOR.octets()].concat();
+    let decoy = [US, COLLECTOR].concat();
     let bytes = [decoy.as_slice(), &decoy, &copy(vxlan(), 61000)].concat();
     assert!(holds_own_copy(&relayed(12, &bytes), &[flow(vxlan())]));
 }
@@ -184,6 +225,20 @@ fn a_short_quotation_is_known_by_what_is_there() {
             assert_eq!(found, Own::Quoted, "{tunnel:?} {quoted}");
         }
     }
+    for tunnel in every_tunnel() {
+        for quoted in 48..68 {
+            let mut error = vec![1, 4, 0, 0, 0, 0, 0, 0];
+            error.extend(&copy6(tunnel, 61000)[..quoted]);
+            let frame = ethernet(&[], 0x86dd, &ipv6(58, &error));
+            let found = find(&frame, &[flow6(tunnel)]);
+            assert_eq!(found, Own::Quoted, "{tunnel:?} {quoted}");
+            // To somebody who asks with an echo instead, it is no quotation.
+            error[0] = 128;
+            let whole = [&error[..8], &copy6(tunnel, 61000)].concat();
+            let frame = ethernet(&[], 0x86dd, &ipv6(58, &whole));
+            assert!(holds_own_copy(&frame, &[flow6(tunnel)]));
+        }
+    }
     // Somebody else's VXLAN, from a port that is not ours, and another VNI.
     for (at, value) in [(21, 0), (34, 8)] {
         let mut message = quotation(3);
@@ -207,9 +262,44 @@ fn an_error_about_the_relay_quotes_us_too() {
 #[test]
 fn a_tunnelled_error_that_quotes_us_is_not_a_copy() {
     let mut answer = ipv4(1, &quotation(3));
-    answer[12..16].copy_from_slice(&COLLECTOR.octets());
-    answer[16..20].copy_from_slice(&US.octets());
+    answer[12..16].copy_from_slice(&COLLECTOR);
+    answer[16..20].copy_from_slice(&US);
     assert_eq!(find(&relayed(4, &answer), &[flow(vxlan())]), Own::Quoted);
+}
+
+/// The same over IPv6, as a relay brings it back.
+#[test]
+fn a_tunnelled_icmpv6_error_that_quotes_us_is_not_a_copy() {
+    let mut answer = ipv6(
+        58,
+        &[&[1, 4, 0, 0, 0, 0, 0, 0][..], &copy6(vxlan(), 61000)].concat(),
+    );
+    answer[24..40].copy_from_slice(&US6);
+    let flows = [flow6(vxlan())];
+    assert_eq!(find(&relayed(4, &answer), &flows), Own::Quoted);
+    // To somebody else: our copy is on its way inside his packets.
+    answer[39] = 9;
+    assert_eq!(find(&relayed(4, &answer), &flows), Own::Copy);
+}
+
+/// Of a copy in pieces the first is known, IPv6's by what follows the fragment header.
+#[test]
+fn the_first_piece_of_a_fragmented_copy_is_found() {
+    let mut piece = copy(vxlan(), 61000);
+    piece[6] = 0x20;
+    assert!(holds_own_copy(&relayed(4, &piece), &[flow(vxlan())]));
+    let mut piece = copy6(vxlan(), 61000);
+    piece.splice(40..40, [17, 0, 0, 1, 0, 0, 0, 9]);
+    piece[6] = 44;
+    assert!(holds_own_copy(&relayed(4, &piece), &[flow6(vxlan())]));
+}
+
+#[test]
+fn a_flow_of_two_ip_versions_cannot_be() {
+    assert_eq!(
+        OwnFlow::new(US.into(), COLLECTOR6.into(), vxlan(), 1..=1),
+        None
+    );
 }
 
 proptest! {
@@ -220,10 +310,10 @@ proptest! {
         place: prop::sample::Index,
     ) {
         let mut frame = spec.build().bytes;
-        let flows = [flow(vxlan()), flow(gre())];
+        let flows: Vec<_> = every_tunnel().map(flow).into_iter().chain(every_tunnel().map(flow6)).collect();
         prop_assert!(!holds_own_copy(&frame, &flows));
         let at = place.index(frame.len());
-        let bytes = copy(vxlan(), 61000);
+        let bytes = if frame.len() % 2 == 0 { copy(vxlan(), 61000) } else { copy6(gre(), 61000) };
         frame.splice(at..at, bytes);
         frame.truncate(keep.index(frame.len() + 1));
         let _ = holds_own_copy(&frame, &flows);

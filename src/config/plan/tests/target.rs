@@ -1,8 +1,11 @@
 //! Decisions for targets.
 
+use std::path::Path;
+
 use super::super::*;
 use super::{decide, host, refused, step, GRE, SPAN, TAP, VXLAN};
 use crate::config::facts::{DeviceStep, TX_UDP_SEGMENTATION};
+use crate::config::parse;
 
 /// Takes something away from the host.
 type Change = fn(&mut HostFacts);
@@ -20,7 +23,11 @@ fn vxlan_goes_by_udp_and_gre_by_af_xdp_where_it_can() {
     assert_eq!(transmit(VXLAN, &facts).0, Transmitter::Udp);
     assert_eq!(transmit(&vxlan("udp"), &facts).0, Transmitter::Udp);
     assert_eq!(transmit(&vxlan("xsk"), &facts).0, Transmitter::Xsk);
-    assert_eq!(transmit(&vxlan("raw"), &facts).0, Transmitter::Raw);
+    let text = format!("{TAP}{}", vxlan("raw"));
+    assert!(
+        parse(Path::new("test.toml"), &text).is_err(),
+        "the validation says so"
+    );
     let (who, why) = transmit(GRE, &facts);
     assert_eq!(who, Transmitter::Xsk);
     assert!(why.contains("copy mode"), "{why}");
@@ -42,13 +49,7 @@ fn vxlan_goes_by_udp_and_gre_by_af_xdp_where_it_can() {
         assert_eq!(who, Transmitter::Raw);
         assert!(why.contains(reason), "{why}");
         let text = format!("{TAP}{}", vxlan("xsk"));
-        refused(
-            &text,
-            &facts,
-            4,
-            reason,
-            "transmit = \"auto\", \"udp\", \"raw\"",
-        );
+        refused(&text, &facts, 4, reason, "transmit = \"auto\", \"udp\"");
         assert_eq!(transmit(VXLAN, &facts).0, Transmitter::Udp);
     }
     // The walk and the route name a device that nothing is known of.
@@ -155,6 +156,11 @@ fn what_does_not_fit_is_told_in_numbers() {
     assert_eq!(largest("gre://203.0.113.2?key=1"), 1572);
     assert_eq!(largest("gre://203.0.113.2?seq=on"), 1572);
     assert_eq!(largest("gre://203.0.113.2?key=1&seq=on"), 1568);
+    // Without its Ethernet header a packet has 14 bytes more.
+    assert_eq!(largest("gre://203.0.113.2?inner=ip"), 1590);
+    assert_eq!(largest("geneve://203.0.113.2?vni=1"), 1564);
+    assert_eq!(largest("erspan://203.0.113.2?session=1"), 1564);
+    assert_eq!(largest("erspan://203.0.113.2?session=1&version=3"), 1560);
 
     facts.targets[0].route.as_mut().unwrap().mtu = 1550;
     assert_eq!(sizes(VXLAN, &facts).2.len(), 0);
@@ -189,7 +195,7 @@ fn targets_have_to_be_reachable() {
         &facts,
         4,
         "ndr.example.net cannot be resolved: no such host",
-        "an IPv4",
+        "an address",
     );
     let device = format!("{TAP}{VXLAN}dev = \"eth9\"\n");
     refused(
@@ -202,6 +208,32 @@ fn targets_have_to_be_reachable() {
     let plan = decide(&format!("{TAP}{VXLAN}dev = \"eth2\"\n"), &host()).unwrap();
     assert!(plan.targets[0].bind_device);
     assert_eq!(plan.targets[0].source, Some([203, 0, 113, 1].into()));
+}
+
+#[test]
+fn ipv6_headers_are_twenty_bytes_longer_and_the_source_is_of_the_same_version() {
+    let mut facts = host();
+    facts.targets[0].resolved = Some("2001:db8::2".parse().unwrap());
+    let route = facts.targets[0].route.as_mut().unwrap();
+    route.prefsrc = Some("2001:db8::1".parse().unwrap());
+    let vxlan = "[[target]]\nurl = \"vxlan://[2001:db8::2]?vni=7\"\n";
+    let plan = decide(&format!("{TAP}{vxlan}"), &facts).unwrap();
+    let target = &plan.targets[0];
+    assert_eq!(target.url, "vxlan://[2001:db8::2]:4789?vni=7");
+    assert_eq!(target.source, Some("2001:db8::1".parse().unwrap()));
+    assert_eq!((target.path_mtu, target.largest_frame), (1600, 1544));
+    assert!(plan.warnings.is_empty(), "{:?}", plan.warnings);
+    facts.targets[0].route.as_mut().unwrap().mtu = 1569;
+    let plan = decide(&format!("{TAP}{vxlan}"), &facts).unwrap();
+    assert!(plan.warnings[0].contains("a path MTU of 1570"), "{plan}");
+    let other = format!("{TAP}{vxlan}source = \"203.0.113.1\"\n");
+    refused(
+        &other,
+        &facts,
+        4,
+        "not of one IP version",
+        "an IPv6 address",
+    );
 }
 
 #[test]
