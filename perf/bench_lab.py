@@ -84,7 +84,7 @@ class Tap:
         self.name = f"xtee tap (gso={gso})"
 
     def start(self, bench):
-        url = f"vxlan://{COLLECTOR}?vni=7&gso={self.gso}"
+        url = f"vxlan://{COLLECTOR}?vni=7&gso={self.gso}&limit=none"
         self.xtee = Xtee(bench.lab, bench.instance, ("tap:eth0", "--to", url, "--transmit", "udp", "--cpus", POLLER_CPU))
         return self
 

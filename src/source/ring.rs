@@ -3,8 +3,9 @@
 //!
 //! libbpf's consumer frees each record as its callback returns, so a send could not gather from the
 //! ring; hence our own reader of the layout in `kernel/bpf/ringbuf.c`: one page with the consumer
-//! position (writable), one with the producer position, then the data mapped twice in a row, so that
-//! a record that wraps is still contiguous. Made by control, used by one worker.
+//! position (writable), one with the producer position, then the data, twice in a row in the kernel, so that
+//! a record that wraps is still contiguous. Of the second time as much is mapped as one record needs: mapped
+//! pages count as resident, each time that they are mapped. Made by control, used by one worker.
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
@@ -22,6 +23,9 @@ const RECORD_HEADER: usize = 8;
 /// Bytes of a batch: what is summed for its checksum is still in the core's own cache when the kernel
 /// copies it to send, and the ring's space comes back early.
 const BATCH_BYTES: u64 = 192 << 10;
+/// More than the longest record has behind the ring's end: the largest class of `bpf/copy.h`, its metadata
+/// and its header.
+const MOST_WRAPPED: usize = 68 << 10;
 /// `struct xtee_record` of `bpf/abi.h`; a test holds the two together.
 const META: usize = 48;
 
@@ -32,6 +36,8 @@ pub struct Ring {
     consumer: Mapping,
     producer: Mapping,
     size: u64,
+    /// Where the data begins in the producer's mapping: behind one page.
+    data: usize,
     /// Everything before this position has been released.
     released: u64,
     /// Everything before this position has been lent.
@@ -109,13 +115,15 @@ impl Ring {
         let page = page_size();
         let size_bytes = size as usize;
         let consumer = Mapping::new(&descriptor, page, 0, true)?;
-        let producer = Mapping::new(&descriptor, page + 2 * size_bytes, page, false)?;
+        let wrapped = size_bytes.min(MOST_WRAPPED).next_multiple_of(page);
+        let producer = Mapping::new(&descriptor, page + size_bytes + wrapped, page, false)?;
         let released = consumer.position().load(Ordering::Relaxed);
         Ok(Ring {
             descriptor,
             consumer,
             producer,
             size: u64::from(size),
+            data: page,
             released,
             position: released,
             batch: RingBatch {
@@ -152,14 +160,13 @@ impl Ring {
     pub fn gather(&mut self) -> usize {
         self.batch.frames.clear();
         self.batch.metas.clear();
-        let page = page_size_cached(self.producer.length, self.size);
         let end = self.producer.position().load(Ordering::Acquire);
         let start = self.position;
         while self.position != end
             && self.batch.frames.len() < self.batch.frames.capacity()
             && self.position - start < BATCH_BYTES
         {
-            let at = page + (self.position & (self.size - 1)) as usize;
+            let at = self.data + (self.position & (self.size - 1)) as usize;
             let header = self.record_word(at).load(Ordering::Acquire);
             if header & BUSY != 0 {
                 break;
@@ -219,11 +226,6 @@ impl Ring {
         // needs `&mut self` and so outlives no borrow.
         unsafe { std::slice::from_raw_parts(start, length) }
     }
-}
-
-/// The data begins one page into the producer's mapping, whose length is that page and twice the size.
-fn page_size_cached(mapping: usize, size: u64) -> usize {
-    mapping - 2 * size as usize
 }
 
 impl Frames for Ring {
@@ -301,6 +303,22 @@ mod tests {
     use super::*;
     use crate::bpf::skel::Record;
     use std::mem::offset_of;
+
+    #[test]
+    fn the_longest_record_is_mapped_whole_wherever_it_begins() {
+        let largest = include_str!("../../bpf/copy.h")
+            .lines()
+            .filter_map(|line| {
+                line.trim()
+                    .strip_prefix("XTEE_COPY_CLASS(")?
+                    .strip_suffix(");")
+            })
+            .filter_map(|class| class.parse::<usize>().ok())
+            .max()
+            .unwrap();
+        assert!(largest >= 64 << 10);
+        assert!(RECORD_HEADER + META + largest <= MOST_WRAPPED);
+    }
 
     #[test]
     fn decode_reads_the_layout_of_the_header_file() {

@@ -21,7 +21,7 @@ pub struct RawSender {
     wrapping: Wrapping,
     ip_header: usize,
     header_length: usize,
-    headers: Vec<[u8; MAX_TUNNEL_HEADER]>,
+    header: [u8; MAX_TUNNEL_HEADER],
     batch: Batch,
 }
 
@@ -42,7 +42,7 @@ impl RawSender {
             socket,
             ip_header: ip_header(outer),
             header_length: wrapping.tunnel.header_length(),
-            headers: vec![wrapping.tunnel.header(); packets],
+            header: wrapping.tunnel.header(),
             wrapping,
             batch: Batch::new(packets),
         })
@@ -63,7 +63,7 @@ impl RawSender {
         }
         let limit = (path.mtu as usize).saturating_sub(self.ip_header + self.header_length);
         let tunnel = self.wrapping.tunnel;
-        for (packet, header) in packets.refs().iter().zip(&mut self.headers) {
+        for packet in packets.refs() {
             let frame = frames.bytes(packet.frame);
             let wrapped = self.wrapping.wrap(
                 packet.flow_hash,
@@ -83,12 +83,12 @@ impl RawSender {
                 continue;
             }
             self.wrapping.number(&mut wrapped.fields);
-            let header = &mut header[..self.header_length];
+            let header = &mut self.header[..self.header_length];
             // Less than the path's MTU, which the kernel keeps below 64 KiB for IP.
             tunnel.fill(header, carried as u16, &wrapped.fields);
             let [head, tail] = packets.parts_from(wrapped.skip, packet, frame);
             self.batch.begin();
-            self.batch.packet([header, head, tail]);
+            self.batch.packet([header, head], tail);
         }
         self.batch.finish();
         self.send_all(counters);

@@ -9,7 +9,7 @@ use super::batch::{Batch, Sent};
 use super::{retry, send_reason, socket_reason};
 use crate::mirror::path::PathState;
 use crate::packet::encap::{ip_header, IpVersion, Tunnel, UDP_HEADER};
-use crate::packet::{PacketList, PacketRef};
+use crate::packet::PacketList;
 use crate::reason::Reason;
 use crate::source::Frames;
 use crate::worker::counters::TargetCounters;
@@ -154,8 +154,10 @@ impl UdpSender {
             loop {
                 let packet = &refs[at as usize];
                 let length = packet.length() + self.header.len();
-                self.batch
-                    .packet(parts(&self.header, packet, packets, frames));
+                self.batch.packet(
+                    [&self.header, packets.head_bytes(packet)],
+                    packet.tail_bytes(frames.bytes(packet.frame)),
+                );
                 run += 1;
                 bytes += length;
                 at = self.next[at as usize];
@@ -236,17 +238,4 @@ enum Outcome {
     Done,
     /// From this packet on they have to go one by one.
     Again(u32),
-}
-
-fn parts<'a>(
-    header: &'a [u8],
-    packet: &PacketRef,
-    packets: PacketList<'a>,
-    frames: &'a impl Frames,
-) -> [&'a [u8]; 3] {
-    [
-        header,
-        packets.head_bytes(packet),
-        packet.tail_bytes(frames.bytes(packet.frame)),
-    ]
 }
