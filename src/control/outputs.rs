@@ -46,6 +46,8 @@ pub struct Opener<'p> {
     sequences: HashMap<(usize, Tunnel), Sequence>,
     /// Follows the host's clock.
     utc: UtcOffset,
+    /// Why there are no frames for AF_XDP transmitters, where they were wanted.
+    frames_refused: Option<String>,
     /// What fell back, with the reason.
     pub notes: Vec<String>,
     /// AF_XDP transmitters that need a new port when the route moves.
@@ -89,9 +91,17 @@ impl<'p> Opener<'p> {
             taken: HashMap::new(),
             sequences: HashMap::new(),
             utc,
+            frames_refused: None,
             notes: Vec::new(),
             successors: Vec::new(),
         }
+    }
+
+    /// The frames that AF_XDP transmitters of the next worker would send from could not be made (memlock
+    /// without CAP_IPC_LOCK, no CAP_NET_RAW): who demands AF_XDP fails with this reason in `open`, who only
+    /// prefers it does without.
+    pub fn refuse_frames(&mut self, why: &anyhow::Error) {
+        self.frames_refused = Some(explain(why));
     }
 
     /// Whether any target is planned to be sent to by AF_XDP.
@@ -222,7 +232,8 @@ impl<'p> Opener<'p> {
     ) -> anyhow::Result<(XskSender, String)> {
         let target = &self.targets[index];
         let Some(umem) = umem else {
-            bail!("no frames to send from")
+            let why = self.frames_refused.as_deref();
+            bail!("{}", why.unwrap_or("no frames to send from"))
         };
         let (queue, port) = match own_port.take_if(|own| own.ifindex == target.ifindex) {
             Some(own) => (own.queue, own.port),

@@ -82,9 +82,13 @@ impl RunningTap {
         let mut workers = Vec::new();
         let mut targets = Vec::new();
         for worker in &plan.workers {
-            let umem = match opener.tap_needs_frames() {
-                true => Some(frames()?),
-                false => None,
+            let umem = match opener.tap_needs_frames().then(frames) {
+                Some(Ok(umem)) => Some(umem),
+                Some(Err(refusal)) => {
+                    opener.refuse_frames(&refusal);
+                    None
+                }
+                None => None,
             };
             let opened = opener.open(umem.as_ref(), true, None)?;
             let pool = umem.as_ref().and_then(|umem| umem.pool(0));
