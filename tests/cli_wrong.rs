@@ -106,11 +106,11 @@ fn wrong_files() -> Vec<Wrong> {
             "tap, span",
         ),
         (
-            interface("tap", "default-route"),
+            interface("span", "default-route"),
             3,
             "source.interface",
-            "not built yet",
-            "interface",
+            "a span would take",
+            "tap",
         ),
         (
             rule("snaplen = 96"),

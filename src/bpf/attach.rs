@@ -54,9 +54,27 @@ impl Hook {
 /// An attached program; dropping it detaches.
 #[derive(Debug)]
 pub struct Attachment {
-    _link: OwnedFd,
+    link: OwnedFd,
     /// Where it is attached.
     pub hook: Hook,
+}
+
+impl Attachment {
+    /// Whether the interface is still there: when one is deleted, the kernel empties the link.
+    #[must_use]
+    pub fn is_attached(&self) -> bool {
+        // SAFETY: a plain C struct for which all zeros is valid.
+        let mut info: libbpf_sys::bpf_link_info = unsafe { std::mem::zeroed() };
+        let mut size = std::mem::size_of::<libbpf_sys::bpf_link_info>() as u32;
+        // SAFETY: the descriptor is open, and the structure is as large as `size` says.
+        let result = unsafe {
+            libbpf_sys::bpf_link_get_info_by_fd(self.link.as_raw_fd(), &raw mut info, &raw mut size)
+        };
+        // SAFETY: tcx and XDP both begin with the interface's number, an integer.
+        let ifindex = unsafe { info.__bindgen_anon_1.tcx.ifindex };
+        // A kernel that does not tell is taken at its word that it attached.
+        result != 0 || ifindex != 0
+    }
 }
 
 /// Attaches a program to a hook of an interface.
@@ -71,7 +89,7 @@ pub fn attach(
     hook: Hook,
 ) -> Result<Attachment, Error> {
     create_link(program, ifindex, hook)
-        .map(|link| Attachment { _link: link, hook })
+        .map(|link| Attachment { link, hook })
         .map_err(|source| Error::Attach {
             interface: interface.to_owned(),
             hook: hook.name(),

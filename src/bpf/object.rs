@@ -79,7 +79,7 @@ pub(super) fn program_fd(
 ) -> Result<RawFd, Error> {
     object
         .progs()
-        .find(|program| program.name() == name)
+        .find(|program| program.name() == name && program.autoload())
         .map(|program| program.as_fd().as_raw_fd())
         .ok_or_else(|| missing(object_name, name))
 }

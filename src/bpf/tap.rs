@@ -41,11 +41,64 @@ impl Links {
     }
 }
 
-/// What holds the two programs on their hooks.
+/// What holds the two programs on the hooks of one interface; dropping it takes them off. What clsact
+/// holds has to be dropped in the interface's network namespace.
 #[derive(Debug)]
-enum Hold {
-    Tcx { _links: [Attachment; 2] },
+pub struct Hold(Way);
+
+#[derive(Debug)]
+enum Way {
+    Tcx { links: [Attachment; 2] },
     Clsact { _filters: [ClsactAttachment; 2] },
+}
+
+impl Hold {
+    /// Whether the interface is still there, as far as the hold knows: clsact does not.
+    #[must_use]
+    pub fn is_attached(&self) -> bool {
+        match &self.0 {
+            Way::Tcx { links } => links.iter().all(Attachment::is_attached),
+            Way::Clsact { .. } => true,
+        }
+    }
+}
+
+/// The two programs of a loaded tap for one sort of devices.
+#[derive(Clone, Copy, Debug)]
+pub struct TapPrograms<'t> {
+    ingress: BorrowedFd<'t>,
+    egress: BorrowedFd<'t>,
+}
+
+impl TapPrograms<'_> {
+    /// Attaches to both directions of an interface of this thread's network namespace by tcx links, first
+    /// in the chain.
+    ///
+    /// # Errors
+    /// EINVAL where the kernel has no tcx.
+    pub fn attach_tcx(&self, ifindex: u32, interface: &str) -> Result<Hold, Error> {
+        let ingress = attach::attach(self.ingress, ifindex, interface, Hook::TcxIngress)?;
+        let egress = attach::attach(self.egress, ifindex, interface, Hook::TcxEgress)?;
+        let links = [ingress, egress];
+        Ok(Hold(Way::Tcx { links }))
+    }
+
+    /// The same by clsact, replacing a stale tap.
+    ///
+    /// # Errors
+    /// What the kernel said.
+    pub fn attach_clsact(&self, ifindex: u32, interface: &str) -> Result<Hold, Error> {
+        let ingress = clsact::attach(self.ingress, ifindex, interface, true)?;
+        let egress = clsact::attach(self.egress, ifindex, interface, false)?;
+        Ok(Hold(Way::Clsact {
+            _filters: [ingress, egress],
+        }))
+    }
+
+    /// Removes the clsact filters that a killed tap left behind.
+    pub fn remove_stale_filters(&self, ifindex: u32) {
+        clsact::remove_stale(self.ingress, ifindex);
+    }
 }
 
 /// A loaded tap.
@@ -56,7 +109,6 @@ pub struct Tap {
     sleepers: MapHandle,
     policy: PolicyMaps,
     words: ControlWords,
-    hold: Option<Hold>,
 }
 
 impl std::fmt::Debug for Tap {
@@ -64,7 +116,6 @@ impl std::fmt::Debug for Tap {
         formatter
             .debug_struct("Tap")
             .field("rings", &self.rings.len())
-            .field("hold", &self.hold)
             .finish_non_exhaustive()
     }
 }
@@ -100,7 +151,6 @@ impl Tap {
             policy: PolicyMaps::of(NAME, &object)?,
             rings,
             words,
-            hold: None,
             object,
         })
     }
@@ -126,56 +176,16 @@ impl Tap {
         self.words.set_own_flows(flows)
     }
 
-    /// Attaches to both directions by tcx links, first in the chain.
+    /// The programs for devices whose packets begin with this.
     ///
     /// # Errors
-    /// EINVAL where the kernel has no tcx.
-    pub fn attach_tcx(
-        &mut self,
-        ifindex: u32,
-        interface: &str,
-        link: LinkType,
-    ) -> Result<(), Error> {
+    /// They were not loaded.
+    pub fn programs(&self, link: LinkType) -> Result<TapPrograms<'_>, Error> {
         let [ingress, egress] = programs(link);
-        let ingress = attach::attach(self.program(ingress)?, ifindex, interface, Hook::TcxIngress)?;
-        let egress = attach::attach(self.program(egress)?, ifindex, interface, Hook::TcxEgress)?;
-        self.hold = Some(Hold::Tcx {
-            _links: [ingress, egress],
-        });
-        Ok(())
-    }
-
-    /// Attaches to both directions by clsact, replacing a stale tap.
-    ///
-    /// # Errors
-    /// What the kernel said.
-    pub fn attach_clsact(
-        &mut self,
-        ifindex: u32,
-        interface: &str,
-        link: LinkType,
-    ) -> Result<(), Error> {
-        let [ingress, egress] = programs(link);
-        let ingress = clsact::attach(self.program(ingress)?, ifindex, interface, true)?;
-        let egress = clsact::attach(self.program(egress)?, ifindex, interface, false)?;
-        self.hold = Some(Hold::Clsact {
-            _filters: [ingress, egress],
-        });
-        Ok(())
-    }
-
-    /// Removes the clsact filters that a killed tap left behind.
-    ///
-    /// # Errors
-    /// The program is not what it should be.
-    pub fn remove_stale_filters(&self, ifindex: u32) -> Result<(), Error> {
-        clsact::remove_stale(self.program("xtee_ingress")?, ifindex);
-        Ok(())
-    }
-
-    /// Takes the programs off their hooks; the rings stay readable, so that they can be drained.
-    pub fn detach(&mut self) {
-        self.hold = None;
+        Ok(TapPrograms {
+            ingress: self.program(ingress)?,
+            egress: self.program(egress)?,
+        })
     }
 
     /// A reader of the counters that outlives the program.

@@ -48,6 +48,7 @@ const EXAMPLES: &str = "\
 Examples:
   xtee mirror tap:eth0 --to 'vxlan://203.0.113.2?vni=7'
   xtee mirror tap:eth0 --to 'vxlan://ndr.example.net?vni=7' --protocol tcp --port 443,8000-8100
+  xtee mirror tap:eth0@/run/netns/shop --to 'vxlan://203.0.113.2?vni=7'
   xtee mirror span:eth1 --to 'gre://203.0.113.2?key=7' --cpus 2,3";
 
 /// Arguments of `run`.
@@ -64,6 +65,9 @@ pub struct RunArguments {
 pub struct MirrorArguments {
     /// Where packets come from: tap:IF (a live interface, copied) or span:IF (an interface whose
     /// traffic is ours to take)
+    ///
+    /// tap:default-route is where the default route leads, and follows it. tap:IF@/run/netns/NAME and
+    /// tap:IF@pid:N are an interface in another network namespace; the copies leave from ours.
     #[arg(value_name = "SOURCE")]
     pub source: String,
     /// How and what to mirror.
@@ -306,6 +310,7 @@ impl MirrorOptions {
         Ok(SourceTable {
             kind: Some(At::flag("SOURCE", kind.to_owned())),
             interface: Some(At::flag("SOURCE", interface.to_owned())),
+            namespace: None,
             cpus: (!cpus.is_empty()).then(|| At::flag("--cpus", cpus)),
             workers: self.workers.map(|workers| At::flag("--workers", workers)),
             attach: text("--attach", &self.attach),

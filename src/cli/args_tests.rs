@@ -157,10 +157,10 @@ fn errors_name_the_flag() {
         ),
         (vec!["tap:"], "SOURCE", "not the name", "15 bytes"),
         (
-            vec!["tap:default-route"],
+            vec!["tap:eth0@shop"],
             "SOURCE",
-            "not built yet",
-            "interface",
+            "not a network namespace",
+            "pid:N",
         ),
         (
             vec!["tap:eth0", "--port", "443,70000"],

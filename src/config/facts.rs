@@ -7,6 +7,8 @@ use std::net::IpAddr;
 
 use serde::Serialize;
 
+use super::settings::{Interface, Namespace, Source};
+
 /// `ethtool -k` name: the device takes UDP super-packets.
 pub const TX_UDP_SEGMENTATION: &str = "tx-udp-segmentation";
 /// `ethtool -k` name: the device takes super-packets inside of a UDP tunnel.
@@ -18,6 +20,10 @@ pub struct HostFacts {
     /// Every interface of the network namespace, or at least those that the configuration names
     /// and those on the way to its targets.
     pub interfaces: Vec<InterfaceFacts>,
+    /// Names of the interfaces that the default routes lead to: IPv4 first.
+    pub default_route: Vec<String>,
+    /// The other network namespaces that sources are in.
+    pub elsewhere: Vec<NamespaceFacts>,
     /// One for each target, in the order of the configuration.
     pub targets: Vec<TargetFacts>,
     /// What the kernel can do.
@@ -32,6 +38,44 @@ impl HostFacts {
     pub fn interface(&self, name: &str) -> Option<&InterfaceFacts> {
         self.interfaces.iter().find(|i| i.exists && i.name == name)
     }
+
+    /// The interfaces that a source is on now: none, or one, or two where the default routes part.
+    #[must_use]
+    pub fn interfaces_of(&self, source: &Source) -> Vec<&InterfaceFacts> {
+        let (interfaces, default_route) = match &source.namespace {
+            None => (&self.interfaces, &self.default_route),
+            Some(namespace) => match self.namespace(namespace) {
+                Some(facts) => (&facts.interfaces, &facts.default_route),
+                None => return Vec::new(),
+            },
+        };
+        let names = match &source.interface {
+            Interface::Name(name) => std::slice::from_ref(name),
+            Interface::DefaultRoute => default_route,
+        };
+        let find = |name| interfaces.iter().find(|i| i.exists && &i.name == name);
+        names.iter().filter_map(find).collect()
+    }
+
+    /// What was seen of another namespace.
+    #[must_use]
+    pub fn namespace(&self, namespace: &Namespace) -> Option<&NamespaceFacts> {
+        let name = namespace.to_string();
+        self.elsewhere.iter().find(|facts| facts.namespace == name)
+    }
+}
+
+/// Another network namespace.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct NamespaceFacts {
+    /// As users write it: `/run/netns/shop`, `pid:123`.
+    pub namespace: String,
+    /// Why nothing is known of it.
+    pub problem: Option<String>,
+    /// Its interfaces.
+    pub interfaces: Vec<InterfaceFacts>,
+    /// Names of those that its default routes lead to: IPv4 first.
+    pub default_route: Vec<String>,
 }
 
 /// One interface.

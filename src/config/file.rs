@@ -111,6 +111,7 @@ pub struct Document {
 pub struct SourceTable {
     pub kind: Option<At<String>>,
     pub interface: Option<At<String>>,
+    pub namespace: Option<At<String>>,
     pub cpus: Option<At<Vec<At<i64>>>>,
     pub workers: Option<At<i64>>,
     pub attach: Option<At<String>>,

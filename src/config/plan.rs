@@ -15,7 +15,7 @@ use serde::Serialize;
 
 use super::error::ConfigError;
 use super::facts::HostFacts;
-use super::settings::{Config, SourceKind, ZeroCopy};
+use super::settings::{Config, Interface, Namespace, SourceKind, ZeroCopy};
 use crate::mirror::rules::Action;
 use crate::packet::encap::{IpVersion, Tunnel};
 use crate::packet::link::LinkType;
@@ -61,12 +61,18 @@ pub struct Plan {
 pub struct SourcePlan {
     /// As users write it: `tap:eth0`.
     pub name: String,
-    /// The interface.
+    /// Which interface was asked for.
+    #[serde(skip)]
+    pub chosen: Interface,
+    /// The network namespace that it is in; `None`: our own.
+    #[serde(skip)]
+    pub namespace: Option<Namespace>,
+    /// The interface now.
     pub interface: String,
-    /// Its number.
+    /// Its number now.
     pub ifindex: u32,
-    /// What its packets begin with.
-    pub link: LinkType,
+    /// What packets of the interfaces begin with that it can be on.
+    pub links: Vec<LinkType>,
     /// How packets are taken.
     pub capture: Capture,
     /// One thread each.

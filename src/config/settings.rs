@@ -58,7 +58,9 @@ pub struct Source {
     /// Where the user wrote it.
     pub place: Place,
     /// The interface.
-    pub interface: String,
+    pub interface: Interface,
+    /// The network namespace that it is in; `None`: our own.
+    pub namespace: Option<Namespace>,
     /// How packets are taken from it.
     pub kind: SourceKind,
     /// CPUs that workers are pinned to; empty: not pinned.
@@ -72,14 +74,56 @@ pub struct Source {
 }
 
 impl Source {
-    /// As users write it: `tap:eth0`.
+    /// As users write it: `tap:eth0`, `tap:eth0@/run/netns/shop`.
     #[must_use]
     pub fn name(&self) -> String {
         let kind = match self.kind {
             SourceKind::Tap(_) => "tap",
             SourceKind::Span(_) => "span",
         };
-        format!("{kind}:{}", self.interface)
+        match &self.namespace {
+            None => format!("{kind}:{}", self.interface),
+            Some(namespace) => format!("{kind}:{}@{namespace}", self.interface),
+        }
+    }
+}
+
+/// Which interface a source is on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Interface {
+    /// The one of this name.
+    Name(String),
+    /// Those that the default routes lead to, IPv4 and IPv6: one or two, whichever they are now.
+    DefaultRoute,
+}
+
+/// How users write [`Interface::DefaultRoute`].
+pub const DEFAULT_ROUTE: &str = "default-route";
+
+impl fmt::Display for Interface {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Interface::Name(name) => name,
+            Interface::DefaultRoute => DEFAULT_ROUTE,
+        })
+    }
+}
+
+/// A network namespace that is not our own.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Namespace {
+    /// The one that a file stands for: `/run/netns/NAME`.
+    Path(PathBuf),
+    /// The one that a process is in.
+    Process(u32),
+}
+
+impl fmt::Display for Namespace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Namespace::Path(path) => write!(f, "{}", path.display()),
+            Namespace::Process(process) => write!(f, "pid:{process}"),
+        }
     }
 }
 

@@ -1,8 +1,10 @@
 //! Single values as users write them: ports, sizes, marks, names. Pure text in, value out.
 
 use std::ops::RangeInclusive;
+use std::path::PathBuf;
 
 use super::file::Value;
+use super::settings::{Interface, Namespace, DEFAULT_ROUTE};
 use crate::mirror::rules::Protocols;
 
 /// What is wrong with a value, and what would be right.
@@ -194,4 +196,85 @@ pub fn interface(text: &str) -> Result<String, Wrong> {
         ));
     }
     Ok(text.to_owned())
+}
+
+/// An interface, perhaps with its namespace: `eth0`, `default-route`, `eth0@/run/netns/shop`, `eth0@pid:123`.
+///
+/// # Errors
+/// Neither name nor `default-route`, or no namespace behind the `@`.
+pub fn interface_in_namespace(text: &str) -> Result<(Interface, Option<Namespace>), Wrong> {
+    let (name, place) = match text.split_once('@') {
+        Some((name, place)) => (name, Some(namespace(place)?)),
+        None => (text, None),
+    };
+    let chosen = match name {
+        DEFAULT_ROUTE => Interface::DefaultRoute,
+        name => Interface::Name(interface(name)?),
+    };
+    Ok((chosen, place))
+}
+
+/// A network namespace: the path of its file, or `pid:` and the number of a process in it.
+///
+/// # Errors
+/// Neither.
+pub fn namespace(text: &str) -> Result<Namespace, Wrong> {
+    const ALLOWED: &str = "the path of a namespace, like /run/netns/NAME, or pid:N";
+    if let Some(process) = text.strip_prefix("pid:") {
+        return digits(process)
+            .and_then(|number| i32::try_from(number).ok())
+            .filter(|&number| number > 0)
+            .map(|number| Namespace::Process(number.unsigned_abs()))
+            .ok_or_else(|| Wrong::new(format!("`{process}` is not a process"), ALLOWED));
+    }
+    if !text.starts_with('/') || text.contains('\0') {
+        return Err(Wrong::new(
+            format!("`{text}` is not a network namespace"),
+            ALLOWED,
+        ));
+    }
+    Ok(Namespace::Path(PathBuf::from(text)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn interfaces_and_namespaces_are_told_apart() {
+        let named = |name: &str| Interface::Name(name.to_owned());
+        let path = |path: &str| Some(Namespace::Path(path.into()));
+        for (text, wanted) in [
+            ("eth0", (named("eth0"), None)),
+            ("default-route", (Interface::DefaultRoute, None)),
+            (
+                "eth0@/run/netns/a@b",
+                (named("eth0"), path("/run/netns/a@b")),
+            ),
+            ("eth0@pid:7", (named("eth0"), Some(Namespace::Process(7)))),
+            (
+                "default-route@/run/netns/x",
+                (Interface::DefaultRoute, path("/run/netns/x")),
+            ),
+        ] {
+            assert_eq!(interface_in_namespace(text), Ok(wanted), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_namespace_says_so() {
+        for text in [
+            "eth0@",
+            "eth0@shop",
+            "eth0@pid:",
+            "eth0@pid:0",
+            "eth0@pid:-1",
+            "eth0@pid:x",
+            "eth0@pid:4294967296",
+            "@/run/netns/x",
+            "a/b@/run/netns/x",
+        ] {
+            assert!(interface_in_namespace(text).is_err(), "{text}");
+        }
+    }
 }

@@ -1,10 +1,12 @@
 //! From a configuration to its plan: gathers the facts that the plan asks for.
 
+use std::collections::BTreeSet;
+
 use anyhow::Context as _;
 
 use crate::config::plan::{plan, Plan};
-use crate::config::settings::{Config, Host};
-use crate::host::facts::{gather, TargetQuery};
+use crate::config::settings::{Config, Host, Interface, Namespace};
+use crate::host::facts::{gather, gather_elsewhere, TargetQuery};
 
 /// The plan of a configuration on this host, seen from the calling thread's network namespace.
 ///
@@ -12,11 +14,7 @@ use crate::host::facts::{gather, TargetQuery};
 /// A [`crate::config::error::ConfigError`] where the configuration is not possible here, another where
 /// the host does not answer.
 pub fn plan_here(config: &Config) -> anyhow::Result<Plan> {
-    let interfaces: Vec<String> = config
-        .sources
-        .iter()
-        .map(|source| source.interface.clone())
-        .collect();
+    let interfaces = named(config, None);
     let targets: Vec<TargetQuery> = config
         .targets
         .iter()
@@ -29,7 +27,29 @@ pub fn plan_here(config: &Config) -> anyhow::Result<Plan> {
             device: target.device.clone(),
         })
         .collect();
-    let facts =
+    let mut facts =
         gather(&interfaces, &targets).context("cannot see this host's interfaces and routes")?;
+    let elsewhere: BTreeSet<&Namespace> = config
+        .sources
+        .iter()
+        .filter_map(|source| source.namespace.as_ref())
+        .collect();
+    facts.elsewhere = elsewhere
+        .into_iter()
+        .map(|namespace| gather_elsewhere(namespace, &named(config, Some(namespace))))
+        .collect();
     Ok(plan(config, &facts)?)
+}
+
+/// The interfaces of a namespace that sources name.
+fn named(config: &Config, namespace: Option<&Namespace>) -> Vec<String> {
+    config
+        .sources
+        .iter()
+        .filter(|source| source.namespace.as_ref() == namespace)
+        .filter_map(|source| match &source.interface {
+            Interface::Name(name) => Some(name.clone()),
+            Interface::DefaultRoute => None,
+        })
+        .collect()
 }

@@ -125,14 +125,11 @@ impl Mirror {
         }
         let observer = observe(plan, &paths, started, shared.breaker.clone());
         for (source, observed) in sources.list.iter_mut().zip(&observer.sources) {
-            let mode = match source {
+            match source {
                 Source::Tap(tap) => tap.attach(),
                 Source::Span(span) => span.attach(),
             }
             .with_context(|| observed.name.clone())?;
-            if let Ok(mut slot) = observed.mode.lock() {
-                *slot = mode;
-            }
         }
         Ok(Mirror {
             sources: std::mem::take(&mut sources.list),
@@ -162,6 +159,12 @@ impl Mirror {
         self.presence.check()?;
         self.utc.set(utc_offset());
         let mut news: Vec<String> = Vec::new();
+        for (source, observed) in self.sources.iter_mut().zip(&self.observer.sources) {
+            if let Source::Tap(tap) = source {
+                let name = &observed.name;
+                news.extend(tap.follow().into_iter().map(|new| format!("{name}: {new}")));
+            }
+        }
         let transmitters = u32::try_from(self.successors.len())?;
         for successor in &mut self.successors {
             news.extend(successor.follow(transmitters));

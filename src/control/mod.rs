@@ -4,7 +4,9 @@
 pub mod doctor;
 pub mod explain;
 pub mod facts;
+mod hold;
 mod lock;
+mod lookout;
 pub mod mirror;
 mod outputs;
 mod paths;

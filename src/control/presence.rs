@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::ensure;
 
-use crate::config::plan::Plan;
+use crate::config::plan::{Capture, Plan};
 use crate::host::link;
 use crate::host::netlink::Netlink;
 
@@ -36,7 +36,10 @@ impl Presence {
     /// # Errors
     /// The kernel cannot be asked.
     pub fn new(plan: &Plan) -> anyhow::Result<Presence> {
-        let sources = plan.sources.iter();
+        let sources = plan
+            .sources
+            .iter()
+            .filter(|source| matches!(source.capture, Capture::Span { .. }));
         Ok(Presence {
             netlink: Netlink::open()?,
             sources: sources

@@ -27,10 +27,15 @@ fn needed(plan: &Plan) -> impl Fn(&Capability) -> bool {
 /// # Errors
 /// Those that are missing, and how to grant them.
 pub fn check(plan: &Plan) -> anyhow::Result<()> {
-    let missing: Vec<_> = Privileges::current()?
+    let privileges = Privileges::current()?;
+    let enters = plan.sources.iter().any(|source| source.namespace.is_some());
+    let elsewhere =
+        (enters && !privileges.has(Capability::SysAdmin)).then_some(Capability::SysAdmin);
+    let missing: Vec<_> = privileges
         .missing()
         .into_iter()
         .filter(needed(plan))
+        .chain(elsewhere)
         .map(|capability| format!("{} ({})", capability.name(), capability.purpose()))
         .collect();
     ensure!(

@@ -11,14 +11,15 @@ use crossbeam::queue::ArrayQueue;
 use super::lock::{lock, InterfaceLock};
 use super::mirror::Shared;
 use super::outputs::{Opener, OwnPort, TX_RING};
-use super::tap::Started;
+use super::tap::{publish, Started};
 use super::thread;
 use crate::bpf::attach::Hook;
 use crate::bpf::steer::Steer;
 use crate::config::plan::{Capture, SourcePlan, WorkerPlan, XdpMode};
 use crate::config::settings::ZeroCopy;
 use crate::host::clock::monotonic;
-use crate::telemetry::observer::SourceObserver;
+use crate::host::namespace::number;
+use crate::telemetry::observer::{SourceNow, SourceObserver, SourceState};
 use crate::worker::breaker::Watch;
 use crate::worker::counters::SourceCounters;
 use crate::worker::outputs::Outputs;
@@ -46,6 +47,7 @@ pub struct RunningSpan {
     mode: XdpMode,
     fall_back: bool,
     obtained: String,
+    now: Arc<Mutex<SourceNow>>,
     _lock: InterfaceLock,
 }
 
@@ -84,7 +86,7 @@ impl RunningSpan {
             frames: *frames,
             room: usize::from(room.value),
         };
-        let lock = lock(&plan.interface, plan.ifindex)?;
+        let lock = lock(&plan.interface, plan.ifindex, number())?;
         let mut program = Steer::load(u32::from(room.value))?;
         program.publish(shared.tables, plan.allow_credential_endpoints)?;
         let umem = umem(plan, &settings)?;
@@ -103,6 +105,7 @@ impl RunningSpan {
             mode: mode.value,
             fall_back: *generic_if_native_fails,
             obtained: String::new(),
+            now: Arc::default(),
             _lock: lock,
         };
         let mut workers = Vec::new();
@@ -150,7 +153,7 @@ impl RunningSpan {
         let observer = SourceObserver {
             name: plan.name.clone(),
             kind: "span",
-            mode: Mutex::new(String::new()),
+            now: running.now.clone(),
             program: running.program.counter_reader()?,
             rules: shared.rules,
             workers,
@@ -204,11 +207,11 @@ impl RunningSpan {
         Ok((ports, own))
     }
 
-    /// Attaches to XDP: native, or generic where that was allowed. Returns what was got, in words.
+    /// Attaches to XDP: native, or generic where that was allowed.
     ///
     /// # Errors
     /// The kernel refused what was demanded.
-    pub fn attach(&mut self) -> anyhow::Result<String> {
+    pub fn attach(&mut self) -> anyhow::Result<()> {
         let native = self.mode == XdpMode::Native;
         let first = self
             .program
@@ -223,7 +226,16 @@ impl RunningSpan {
             why = format!(" because {error}");
         }
         let hook = self.program.hook().map_or("", Hook::name);
-        Ok(format!("{hook}{why}, {}", self.obtained))
+        publish(
+            &self.now,
+            SourceNow {
+                mode: format!("{hook}{why}, {}", self.obtained),
+                state: SourceState::Present,
+                interfaces: vec![self.plan.interface.clone()],
+                problem: String::new(),
+            },
+        );
+        Ok(())
     }
 
     /// Takes the program off the interface.

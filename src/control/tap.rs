@@ -1,23 +1,20 @@
 //! Starting and ending a tap: program, rings, workers, hooks, in this order, and back.
 
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use anyhow::{bail, Context as _};
 
-use super::lock::{lock, InterfaceLock};
+use super::hold::Holds;
 use super::mirror::Shared;
 use super::outputs::Opener;
 use super::thread;
 use crate::bpf::skel::OwnFlow;
 use crate::bpf::tap::{Links, Tap};
-use crate::config::plan::{Attach, Capture, SourcePlan};
-use crate::host::hooks::{self, Attached, Hook, Hooks};
-use crate::host::link;
-use crate::host::netlink::Netlink;
+use crate::config::plan::{Capture, SourcePlan};
 use crate::source::ring::Ring;
 use crate::source::sleep::Sleeper;
-use crate::telemetry::observer::SourceObserver;
+use crate::telemetry::observer::{SourceNow, SourceObserver};
 use crate::worker::breaker::Watch;
 use crate::worker::counters::{SourceCounters, TargetCounters};
 use crate::worker::outputs::Outputs;
@@ -34,9 +31,8 @@ pub struct RunningTap {
     program: Tap,
     threads: Vec<JoinHandle<()>>,
     umems: Vec<Umem>,
-    plan: SourcePlan,
-    attach: Attach,
-    _lock: InterfaceLock,
+    holds: Holds,
+    now: Arc<Mutex<SourceNow>>,
 }
 
 /// What a started source gives to the observer.
@@ -62,11 +58,11 @@ impl RunningTap {
         let Capture::Tap { attach, ring_size } = &plan.capture else {
             bail!("{} is not a tap", plan.name)
         };
-        let lock = lock(&plan.interface, plan.ifindex)?;
+        let holds = Holds::new(plan, attach.value)?;
         let mut program = Tap::load(
             plan.workers.len(),
             *ring_size,
-            &Links::new(&plan.name, &[plan.link]),
+            &Links::new(&plan.name, &plan.links),
         )?;
         program.set_own_flows(exclusions)?;
         program.publish(shared.tables, plan.allow_credential_endpoints)?;
@@ -74,9 +70,8 @@ impl RunningTap {
         let mut running = RunningTap {
             threads: Vec::new(),
             umems: Vec::new(),
-            plan: plan.clone(),
-            attach: attach.value,
-            _lock: lock,
+            holds,
+            now: Arc::default(),
             program,
         };
         let mut workers = Vec::new();
@@ -116,7 +111,7 @@ impl RunningTap {
         let observer = SourceObserver {
             name: plan.name.clone(),
             kind: "tap",
-            mode: Mutex::new(String::new()),
+            now: running.now.clone(),
             program: running.program.counter_reader()?,
             rules: shared.rules,
             workers,
@@ -125,44 +120,28 @@ impl RunningTap {
         Ok((running, Started { observer, targets }))
     }
 
-    /// Attaches to both hooks. Returns how, in words.
+    /// Attaches to both hooks of the interfaces that are there.
     ///
     /// # Errors
     /// The kernel refused.
-    pub fn attach(&mut self) -> anyhow::Result<String> {
-        let SourcePlan {
-            ifindex,
-            interface,
-            link,
-            ..
-        } = &self.plan;
-        let hooks = hooks_of(*ifindex).with_context(|| format!("cannot look at {interface}"))?;
-        match self.attach {
-            Attach::Tcx => {
-                // Filters of a tap that was killed would go on copying into a ring that nobody reads.
-                // No living xtee has them: the interface's lock is ours.
-                if hooks.attached.iter().any(is_our_filter) {
-                    self.program.remove_stale_filters(*ifindex)?;
-                    tracing::info!("removed the clsact filters that an xtee left on {interface}");
-                }
-                self.program.attach_tcx(*ifindex, interface, *link)?;
-            }
-            Attach::Clsact => {
-                if !hooks.clsact {
-                    tracing::warn!(
-                        "making the clsact qdisc of {interface}: the kernel drops what is sent in that moment. It \
-                         stays, so that this happens once; `tc qdisc add dev {interface} clsact` at boot avoids it"
-                    );
-                }
-                self.program.attach_clsact(*ifindex, interface, *link)?;
-            }
-        }
-        Ok(self.attach.to_string())
+    pub fn attach(&mut self) -> anyhow::Result<()> {
+        let now = self.holds.attach_all(&self.program)?;
+        publish(&self.now, now);
+        Ok(())
+    }
+
+    /// Follows the interfaces: to be called often. Returns what the operator should know.
+    pub fn follow(&mut self) -> Vec<String> {
+        let Some((now, news)) = self.holds.follow(&self.program) else {
+            return Vec::new();
+        };
+        publish(&self.now, now);
+        news
     }
 
     /// Takes the programs off the hooks.
     pub fn detach(&mut self) {
-        self.program.detach();
+        self.holds.release();
     }
 
     /// Whether a worker has ended although nobody asked it to.
@@ -185,14 +164,10 @@ impl RunningTap {
     }
 }
 
-fn hooks_of(ifindex: u32) -> anyhow::Result<Hooks> {
-    let mut netlink = Netlink::open()?;
-    let link = link::by_index(&mut netlink, ifindex)?;
-    Ok(hooks::on(&mut netlink, &link)?)
-}
-
-fn is_our_filter(attached: &Attached) -> bool {
-    attached.ours() && matches!(attached.hook, Hook::ClsactIngress | Hook::ClsactEgress)
+/// Replaces what status shows of a source.
+pub(super) fn publish(shown: &Mutex<SourceNow>, now: SourceNow) {
+    // Poisoned only if a reader panicked while it cloned a few words.
+    *shown.lock().unwrap_or_else(PoisonError::into_inner) = now;
 }
 
 fn frames() -> anyhow::Result<Umem> {

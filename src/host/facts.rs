@@ -10,13 +10,15 @@ use std::net::{IpAddr, ToSocketAddrs};
 use super::ethtool::{Ethtool, EthtoolError};
 use super::features::{self, KernelFeatures, Probe};
 use super::link::{self, Link};
+use super::namespace::Place;
 use super::netlink::{Netlink, NetlinkError};
 use super::route::{self, RouteQuery};
 use super::walk::{self, Walk};
 use super::{cpu, neighbour, netdev};
 use crate::config::facts::{
-    DeviceStep, HostFacts, InterfaceFacts, KernelFacts, RouteFacts, TargetFacts,
+    DeviceStep, HostFacts, InterfaceFacts, KernelFacts, NamespaceFacts, RouteFacts, TargetFacts,
 };
+use crate::config::settings::Namespace;
 use crate::config::url::host::is_link_local;
 
 /// Why the facts could not be gathered.
@@ -78,22 +80,42 @@ pub fn gather(interfaces: &[String], targets: &[TargetQuery]) -> Result<HostFact
         name,
         ..InterfaceFacts::default()
     }));
+    let default_route = route::default_route_devices(&mut netlink)?;
     Ok(HostFacts {
         interfaces: facts,
+        default_route: default_route
+            .iter()
+            .filter_map(|index| Some(links.get(index)?.name.clone()))
+            .collect(),
+        elsewhere: Vec::new(),
         targets: target_facts,
         kernel: kernel_facts(&features::probe()),
         online_cpus: cpu::cpus().online.into_iter().collect(),
     })
 }
 
-/// Name of the interface with the default route: what `tap:default-route` means.
-pub fn default_interface() -> Result<Option<String>, FactsError> {
-    let mut netlink = Netlink::open()?;
-    let first = route::default_devices(&mut netlink)?.into_iter().next();
-    match first {
-        Some(index) => Ok(Some(link::by_index(&mut netlink, index)?.name)),
-        None => Ok(None),
+/// What there is in another network namespace: the interfaces named and those with a default route; all,
+/// where one that was named is missing. A namespace that cannot be looked at is a fact, too.
+#[must_use]
+pub fn gather_elsewhere(namespace: &Namespace, interfaces: &[String]) -> NamespaceFacts {
+    let look = || -> Result<(Vec<InterfaceFacts>, Vec<String>), FactsError> {
+        let facts = gather(interfaces, &[])?;
+        Ok((facts.interfaces, facts.default_route))
+    };
+    let found = Place::of(Some(namespace)).and_then(|place| place.within(look));
+    let mut facts = NamespaceFacts {
+        namespace: namespace.to_string(),
+        ..NamespaceFacts::default()
+    };
+    match found {
+        Ok(Ok((interfaces, default_route))) => {
+            facts.interfaces = interfaces;
+            facts.default_route = default_route;
+        }
+        Ok(Err(error)) => facts.problem = Some(error.to_string()),
+        Err(error) => facts.problem = Some(error.to_string()),
     }
+    facts
 }
 
 /// Devices that carry the host's own traffic: those with a default route, and what they stand on

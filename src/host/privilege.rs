@@ -54,7 +54,7 @@ impl Capability {
             Self::NetAdmin => "attaching programs to interfaces, resolving next hops",
             Self::NetRaw => "AF_XDP and raw sockets",
             Self::IpcLock => "packet memory beyond the memlock limit",
-            Self::SysAdmin => "stands in for CAP_BPF and CAP_PERFMON",
+            Self::SysAdmin => "other network namespaces; stands in for CAP_BPF and CAP_PERFMON",
             Self::Perfmon => "programs that read the kernel's packet structure",
             Self::Bpf => "loading programs and making maps",
         }

@@ -186,30 +186,53 @@ fn ip(address: &RouteAddress) -> Option<IpAddr> {
     }
 }
 
-/// Interfaces with a default route in the main table: IPv4 before IPv6, lowest metric first, each
-/// once. The first is what `tap:default-route` stands for.
+/// Interfaces with a default route in the main table: IPv4 before IPv6, lowest metric first, each once.
 pub fn default_devices(netlink: &mut Netlink) -> Result<Vec<u32>, NetlinkError> {
     let mut devices: Vec<u32> = Vec::new();
-    for family in [AddressFamily::Inet, AddressFamily::Inet6] {
-        let mut message = RouteMessage::default();
-        message.header.address_family = family;
-        let answers = netlink.dump("routes", RouteNetlinkMessage::GetRoute(message))?;
-        let mut found: Vec<(u32, u32)> = answers
-            .iter()
-            .filter_map(|answer| match answer {
-                RouteNetlinkMessage::NewRoute(message) => Some(default_of(message)),
-                _ => None,
-            })
-            .flatten()
-            .collect();
-        found.sort_unstable();
-        for (_, device) in found {
-            if !devices.contains(&device) {
+    for (_, device) in default_routes(netlink)?.concat() {
+        if !devices.contains(&device) {
+            devices.push(device);
+        }
+    }
+    Ok(devices)
+}
+
+/// What `tap:default-route` stands for: the interfaces of the default routes that are in force, those with
+/// the lowest metric of their family. IPv4 first, each once; several where the families part, or where a
+/// route has several next hops.
+pub fn default_route_devices(netlink: &mut Netlink) -> Result<Vec<u32>, NetlinkError> {
+    Ok(in_force(&default_routes(netlink)?))
+}
+
+fn in_force(families: &[Vec<(u32, u32)>; 2]) -> Vec<u32> {
+    let mut devices = Vec::new();
+    for routes in families {
+        let lowest = routes.first().map(|&(metric, _)| metric);
+        for &(metric, device) in routes {
+            if Some(metric) == lowest && !devices.contains(&device) {
                 devices.push(device);
             }
         }
     }
-    Ok(devices)
+    devices
+}
+
+/// (metric, device) of the default routes of IPv4 and of IPv6, ascending.
+fn default_routes(netlink: &mut Netlink) -> Result<[Vec<(u32, u32)>; 2], NetlinkError> {
+    let mut families = [Vec::new(), Vec::new()];
+    let kinds = [AddressFamily::Inet, AddressFamily::Inet6];
+    for (family, routes) in kinds.into_iter().zip(&mut families) {
+        let mut message = RouteMessage::default();
+        message.header.address_family = family;
+        let answers = netlink.dump("routes", RouteNetlinkMessage::GetRoute(message))?;
+        let found = answers.iter().filter_map(|answer| match answer {
+            RouteNetlinkMessage::NewRoute(message) => Some(default_of(message)),
+            _ => None,
+        });
+        routes.extend(found.flatten());
+        routes.sort_unstable();
+    }
+    Ok(families)
 }
 
 /// (metric, device) of each way of a unicast default route in the main table.
@@ -328,6 +351,11 @@ mod tests {
             .flat_map(default_of)
             .min();
         assert_eq!(best, Some((100, 5)));
+        let families = [
+            vec![(100, 5), (100, 6), (200, 3)],
+            vec![(1024, 6), (1024, 7)],
+        ];
+        assert_eq!(in_force(&families), [5, 6, 7]);
         let mut network = with(0, 9);
         network.header.destination_prefix_length = 24;
         assert!(default_of(&network).is_empty());

@@ -81,6 +81,21 @@ pub(super) fn enter_new_network_namespace() -> io::Result<()> {
     check(result as libc::c_long).map(drop)
 }
 
+/// Moves the calling thread, and only it, into the network namespace of a descriptor: one of a namespace's
+/// file, or a pidfd (kernel 5.8). Needs CAP_SYS_ADMIN.
+pub(super) fn enter_network_namespace(descriptor: RawFd) -> io::Result<()> {
+    // SAFETY: setns takes two integers; CLONE_NEWNET changes the calling thread's namespace only.
+    let result = unsafe { libc::setns(descriptor, libc::CLONE_NEWNET) };
+    check(result as libc::c_long).map(drop)
+}
+
+/// A descriptor of a process (kernel 5.3), which goes on meaning this process when its number is another's.
+pub(super) fn open_process(process: u32) -> io::Result<OwnedFd> {
+    // SAFETY: pidfd_open takes two integers and touches no memory of ours.
+    let descriptor = unsafe { libc::syscall(libc::SYS_pidfd_open, process as libc::pid_t, 0) };
+    check(descriptor).map(own)
+}
+
 /// Kernel release string, as `uname -r` shows it.
 pub(super) fn kernel_release() -> String {
     std::fs::read_to_string("/proc/sys/kernel/osrelease")

@@ -16,6 +16,43 @@ use crate::worker::breaker::Breaker;
 use crate::worker::counters::{SourceCounters, TargetCounters};
 use crate::xsk::Statistics;
 
+/// Whether a source has an interface.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SourceState {
+    /// It is there and up.
+    Present,
+    /// It is there and down.
+    Down,
+    /// It is not there, or cannot be had: it is waited for.
+    #[default]
+    Waiting,
+}
+
+impl SourceState {
+    /// The word in `xtee status`.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            SourceState::Present => "present",
+            SourceState::Down => "down",
+            SourceState::Waiting => "waiting",
+        }
+    }
+}
+
+/// What can be said of a source at a moment.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SourceNow {
+    /// How it captures; empty until it is attached.
+    pub mode: String,
+    /// Whether it has an interface.
+    pub state: SourceState,
+    /// Names of the interfaces that it is on.
+    pub interfaces: Vec<String>,
+    /// Why it is not on those that it should be on.
+    pub problem: String,
+}
+
 /// One source's counters.
 #[derive(Debug)]
 pub struct SourceObserver {
@@ -23,8 +60,8 @@ pub struct SourceObserver {
     pub name: String,
     /// `tap` or `span`.
     pub kind: &'static str,
-    /// How it captures; known once it is attached.
-    pub mode: Mutex<String>,
+    /// What can be said of it now; written by control.
+    pub now: Arc<Mutex<SourceNow>>,
     /// The program's counters.
     pub program: CounterReader,
     /// Number of rules in force.
@@ -92,6 +129,10 @@ impl Observer {
 impl SourceObserver {
     fn status(&self) -> Result<SourceStatus, bpf::Error> {
         let program = self.program.read()?;
+        let now = self
+            .now
+            .lock()
+            .map_or_else(|_| SourceNow::default(), |now| now.clone());
         let mut dropped = nothing_dropped();
         for reason in Reason::ALL {
             let workers: u64 = self
@@ -120,10 +161,10 @@ impl SourceObserver {
         Ok(SourceStatus {
             name: self.name.clone(),
             kind: self.kind.to_owned(),
-            mode: self
-                .mode
-                .lock()
-                .map_or_else(|_| String::new(), |mode| mode.clone()),
+            mode: now.mode,
+            state: now.state.name().to_owned(),
+            interfaces: now.interfaces,
+            problem: now.problem,
             seen: corrected(program.seen),
             unmatched: program.unmatched,
             matched: corrected(program.matched),

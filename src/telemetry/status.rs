@@ -38,6 +38,12 @@ pub struct SourceStatus {
     pub kind: String,
     /// How it captures: `tcx`, `clsact`, `native XDP, copy, …`.
     pub mode: String,
+    /// Whether it has an interface: `present`, `down` (it is there, and down), `waiting` (it is not there).
+    pub state: String,
+    /// Names of the interfaces that it is on now.
+    pub interfaces: Vec<String>,
+    /// Why it is not on those that it should be on; empty where it is.
+    pub problem: String,
     /// Packets that passed the hook, our own copies not among them.
     pub seen: u64,
     /// Packets that no mirror rule took.
@@ -199,7 +205,12 @@ impl fmt::Display for Status {
 
 impl fmt::Display for SourceStatus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "source    {}  ({})", self.name, self.mode)?;
+        write!(f, "source    {}  ({})", self.name, self.mode)?;
+        match (self.state.as_str(), self.problem.as_str()) {
+            ("present", "") => writeln!(f)?,
+            (state, "") => writeln!(f, ": {state}")?,
+            (state, problem) => writeln!(f, ": {state}: {problem}")?,
+        }
         writeln!(
             f,
             "  seen      {:>12} packets = unmatched {} + matched {}",

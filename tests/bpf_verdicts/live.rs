@@ -4,6 +4,7 @@
 use std::ffi::CString;
 use std::time::Duration;
 
+use xtee::bpf::tap::Hold;
 use xtee::packet::flow::hash_frame;
 use xtee::packet::link::LinkType;
 use xtee::packet::{wire_packets, Checksum, Direction, Gso, VlanTag};
@@ -24,6 +25,7 @@ struct Wire {
     tapped: Namespace,
     peer: Namespace,
     bench: TapBench,
+    hold: Option<Hold>,
 }
 
 /// The index of an interface of the calling thread's namespace.
@@ -41,20 +43,21 @@ impl Wire {
         veth(&VethEnd::new(&tapped, "t0"), &VethEnd::new(&peer, "p0"));
         let mut bench = TapBench::with_rings(1, 1 << 20);
         bench.rules(&[], None);
-        {
+        let hold = {
             let _there = tapped.enter();
-            let tap = &mut bench.tap;
+            let programs = bench.tap.programs(LinkType::Ethernet).expect("programs");
             let attached = if clsact {
-                tap.attach_clsact(index("t0"), "t0", LinkType::Ethernet)
+                programs.attach_clsact(index("t0"), "t0")
             } else {
-                tap.attach_tcx(index("t0"), "t0", LinkType::Ethernet)
+                programs.attach_tcx(index("t0"), "t0")
             };
-            attached.expect("attach");
-        }
+            attached.expect("attach")
+        };
         Wire {
             tapped,
             peer,
             bench,
+            hold: Some(hold),
         }
     }
 
@@ -103,7 +106,7 @@ fn both_hooks_give_each_frame_once() {
         {
             // The filter of clsact is found by its interface's number.
             let _there = wire.tapped.enter();
-            wire.bench.tap.detach();
+            drop(wire.hold.take());
         }
         let (namespace, interface) = wire.sender(Direction::Out);
         RawSocket::open(namespace, interface).send(&tcp4(A, 1, B, 2));

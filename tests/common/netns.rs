@@ -10,7 +10,7 @@ use std::io;
 use std::marker::PhantomData;
 use std::os::fd::AsRawFd;
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::Once;
@@ -128,10 +128,22 @@ impl Namespace {
         namespace
     }
 
+    /// As [`new`](Self::new), where another namespace was: at this path.
+    pub fn at(path: &Path) -> Self {
+        let name = path.file_name().expect("a name").to_string_lossy();
+        let namespace = Self::named(name.into_owned());
+        namespace.write_sysctl("net/ipv6/conf/all/disable_ipv6", "1");
+        namespace.write_sysctl("net/ipv6/conf/default/disable_ipv6", "1");
+        namespace
+    }
+
     fn make() -> Self {
         SWEEP.call_once(sweep);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let name = format!("{PREFIX}{}-{number}", std::process::id());
+        Self::named(format!("{PREFIX}{}-{number}", std::process::id()))
+    }
+
+    fn named(name: String) -> Self {
         run(Command::new("ip").args(["netns", "add", &name]));
         let namespace = Self { name };
         namespace.ip(&["link", "set", "lo", "up"]);

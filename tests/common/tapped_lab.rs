@@ -41,14 +41,6 @@ impl Tapped {
     fn between(client: Namespace, instance: Namespace) -> Tapped {
         let collector = Namespace::new();
         veth(
-            &VethEnd::new(&client, "eth0")
-                .mac(CLIENT_MAC)
-                .address("198.51.100.1/24"),
-            &VethEnd::new(&instance, "eth0")
-                .mac(INSTANCE_MAC)
-                .address("198.51.100.2/24"),
-        );
-        veth(
             &VethEnd::new(&instance, "mir0")
                 .mtu(1600)
                 .address("203.0.113.1/24"),
@@ -56,13 +48,27 @@ impl Tapped {
                 .mtu(1600)
                 .address("203.0.113.2/24"),
         );
-        client.neighbour("eth0", INSTANCE, INSTANCE_MAC);
-        instance.neighbour("eth0", CLIENT, CLIENT_MAC);
-        Tapped {
+        let lab = Tapped {
             client,
             instance,
             collector,
-        }
+        };
+        lab.wire_again();
+        lab
+    }
+
+    /// Makes the veth pair between client and instance, after the test has deleted it.
+    pub fn wire_again(&self) {
+        veth(
+            &VethEnd::new(&self.client, "eth0")
+                .mac(CLIENT_MAC)
+                .address("198.51.100.1/24"),
+            &VethEnd::new(&self.instance, "eth0")
+                .mac(INSTANCE_MAC)
+                .address("198.51.100.2/24"),
+        );
+        self.client.neighbour("eth0", INSTANCE, INSTANCE_MAC);
+        self.instance.neighbour("eth0", CLIENT, CLIENT_MAC);
     }
 
     /// Sees the copies arrive.

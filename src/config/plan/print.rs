@@ -6,7 +6,7 @@ use super::{
     Attach, Capture, Choice, Plan, SourcePlan, TargetPlan, Transmitter, UdpSend, WorkerPlan,
     XdpMode,
 };
-use crate::config::settings::ZeroCopy;
+use crate::config::settings::{Interface, ZeroCopy};
 use crate::config::values::human;
 use crate::packet::link::{synthetic_macs, LinkType};
 
@@ -65,7 +65,14 @@ impl fmt::Display for SourcePlan {
         match &self.capture {
             Capture::Tap { attach, ring_size } => {
                 writeln!(f, "  attach    {attach}")?;
-                if self.link == LinkType::Ip {
+                if self.chosen == Interface::DefaultRoute {
+                    writeln!(
+                        f,
+                        "  interface {} now; follows the default route",
+                        self.interface
+                    )?;
+                }
+                if self.links.contains(&LinkType::Ip) {
                     let [_, outgoing] = synthetic_macs(&self.name);
                     let mac = |bytes: &[u8]| {
                         let words: Vec<_> = bytes.iter().map(|b| format!("{b:02x}")).collect();
@@ -73,7 +80,11 @@ impl fmt::Display for SourcePlan {
                     };
                     writeln!(
                         f,
-                        "  link      IP packets: copies get an Ethernet header, here {} and there {}",
+                        "  link      {}: copies get an Ethernet header, here {} and there {}",
+                        match self.links.len() {
+                            1 => "IP packets",
+                            _ => "where it is IP packets",
+                        },
                         mac(&outgoing[6..]),
                         mac(&outgoing[..6])
                     )?;

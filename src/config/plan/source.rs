@@ -4,7 +4,7 @@ use super::{Attach, Capture, Choice, SourcePlan, TargetPlan, Transmitter, Worker
 use crate::config::error::ConfigError;
 use crate::config::facts::{HostFacts, InterfaceFacts};
 use crate::config::settings::{
-    AttachChoice, Config, ModeChoice, Source, SourceKind, Span, Tap, ZeroCopy,
+    AttachChoice, Config, Interface, ModeChoice, Source, SourceKind, Span, Tap, ZeroCopy,
 };
 use crate::mirror::rules::Action;
 use crate::packet::headers::ETHERNET_HEADER;
@@ -52,15 +52,7 @@ fn plan_source(
     targets: &[TargetPlan],
     warnings: &mut Vec<String>,
 ) -> Result<SourcePlan, ConfigError> {
-    let Some(interface) = facts.interface(&source.interface) else {
-        let there: Vec<_> = facts.interfaces.iter().filter(|i| i.exists).collect();
-        let names: Vec<_> = there.iter().map(|i| i.name.as_str()).collect();
-        return Err(error(
-            source,
-            format!("there is no interface {}", source.interface),
-            names.join(", "),
-        ));
-    };
+    let interface = first_interface(source, facts, warnings)?;
     if !interface.up {
         warnings.push(format!(
             "{}: {} is down: nothing is seen until it is up (`ip link set {} up`)",
@@ -91,11 +83,15 @@ fn plan_source(
     };
     Ok(SourcePlan {
         name: source.name(),
+        chosen: source.interface.clone(),
+        namespace: source.namespace.clone(),
         interface: interface.name.clone(),
         ifindex: interface.index,
-        link: match interface.has_ethernet_header {
-            true => LinkType::Ethernet,
-            false => LinkType::Ip,
+        links: match (&source.interface, interface.has_ethernet_header) {
+            // The default route of a VPN client goes back and forth between the two.
+            (Interface::DefaultRoute, _) => vec![LinkType::Ethernet, LinkType::Ip],
+            (Interface::Name(_), true) => vec![LinkType::Ethernet],
+            (Interface::Name(_), false) => vec![LinkType::Ip],
         },
         capture,
         workers: workers(source, facts, queues)?,
@@ -103,6 +99,52 @@ fn plan_source(
         allow_link_reset: source.allow_link_reset,
         allow_credential_endpoints: source.allow_credential_endpoints,
     })
+}
+
+/// The interface that a source is on now; the first, where the default routes lead to two.
+fn first_interface<'f>(
+    source: &Source,
+    facts: &'f HostFacts,
+    warnings: &mut Vec<String>,
+) -> Result<&'f InterfaceFacts, ConfigError> {
+    let found = facts.interfaces_of(source);
+    if let [first, others @ ..] = found.as_slice() {
+        for other in others {
+            warnings.push(format!(
+                "{}: the default routes lead to {} and {}: both are tapped",
+                source.name(),
+                first.name,
+                other.name
+            ));
+        }
+        return Ok(first);
+    }
+    let mut there = &facts.interfaces;
+    if let Some(namespace) = &source.namespace {
+        let Some(elsewhere) = facts.namespace(namespace) else {
+            return Err(error(source, "its network namespace was not looked at", ""));
+        };
+        if let Some(problem) = &elsewhere.problem {
+            let allowed =
+                "the path of a network namespace (`ip netns list`), or pid:N of a running process";
+            return Err(error(source, problem.as_str(), allowed));
+        }
+        there = &elsewhere.interfaces;
+    }
+    let place = match &source.namespace {
+        None => String::new(),
+        Some(namespace) => format!(" in {namespace}"),
+    };
+    let names: Vec<_> = there
+        .iter()
+        .filter(|i| i.exists)
+        .map(|i| i.name.as_str())
+        .collect();
+    let wrong = match &source.interface {
+        Interface::Name(name) => format!("there is no interface {name}{place}"),
+        Interface::DefaultRoute => format!("there is no default route{place}"),
+    };
+    Err(error(source, wrong, names.join(", ")))
 }
 
 /// `ARPHRD_*` of devices without an Ethernet header whose packets are IP: NONE (tun, WireGuard), PPP, RAWIP,

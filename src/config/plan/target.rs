@@ -3,7 +3,7 @@
 use super::{Choice, TargetPlan, Transmitter, UdpSend};
 use crate::config::error::ConfigError;
 use crate::config::facts::{
-    HostFacts, InterfaceFacts, RouteFacts, TargetFacts, TX_UDP_SEGMENTATION,
+    DeviceStep, HostFacts, InterfaceFacts, RouteFacts, TargetFacts, TX_UDP_SEGMENTATION,
 };
 use crate::config::settings::{Config, GsoChoice, Host, SourceKind, Target, TransmitChoice};
 use crate::packet::headers::ETHERNET_HEADER;
@@ -149,7 +149,7 @@ fn plan_target(
         .encapsulation
         .largest_frame(plan.outer(), path_mtu as usize) as u32;
     warn_oversize(config, facts, &plan, warnings);
-    warn_tunnel(config, here, &plan, warnings);
+    warn_tunnel(config, facts, here, &plan, warnings);
     Ok(plan)
 }
 
@@ -338,7 +338,11 @@ fn warn_oversize(
     warnings: &mut Vec<String>,
 ) {
     for source in &config.sources {
-        let Some(interface) = facts.interface(&source.interface) else {
+        let Some(interface) = facts
+            .interfaces_of(source)
+            .into_iter()
+            .max_by_key(|i| i.mtu)
+        else {
             continue;
         };
         let full = interface.mtu.saturating_add(ETHERNET_HEADER as u32);
@@ -358,7 +362,13 @@ fn warn_oversize(
 
 /// Inside of another tunnel our outer flow is hidden, so a tap below it sees the copies as
 /// somebody's traffic.
-fn warn_tunnel(config: &Config, here: &TargetFacts, plan: &TargetPlan, warnings: &mut Vec<String>) {
+fn warn_tunnel(
+    config: &Config,
+    facts: &HostFacts,
+    here: &TargetFacts,
+    plan: &TargetPlan,
+    warnings: &mut Vec<String>,
+) {
     let is_tunnel = |kind: &str| TUNNELS.contains(&kind);
     let Some(depth) = here.walk.iter().position(|step| is_tunnel(&step.kind)) else {
         return;
@@ -367,12 +377,21 @@ fn warn_tunnel(config: &Config, here: &TargetFacts, plan: &TargetPlan, warnings:
     let above = &here.walk[..=depth];
     let below = &here.walk[depth + 1..];
     for source in &config.sources {
-        // On the tunnel device itself, and above it, the outer flow can still be seen.
-        let sees_outer_flow = above.iter().any(|step| step.device == source.interface);
-        if !matches!(source.kind, SourceKind::Tap(_)) || sees_outer_flow {
+        // Our copies leave from our own namespace.
+        if !matches!(source.kind, SourceKind::Tap(_)) || source.namespace.is_some() {
             continue;
         }
-        let sure = below.iter().any(|step| step.device == source.interface);
+        let found = facts.interfaces_of(source);
+        let stands_on = |steps: &[DeviceStep]| {
+            steps
+                .iter()
+                .any(|step| found.iter().any(|i| i.name == step.device))
+        };
+        // On the tunnel device itself, and above it, the outer flow can still be seen.
+        if stands_on(above) {
+            continue;
+        }
+        let sure = stands_on(below);
         let leave = if sure { "leave" } else { "may leave" };
         warnings.push(format!(
             "{}: the copies go through the tunnel {} ({}) and {leave} by {}, which is tapped: the \

@@ -1,5 +1,6 @@
 //! Each decision of the plan, on hosts that are made up: sources here, targets in `target`.
 
+mod places;
 mod target;
 
 use std::path::Path;
@@ -44,6 +45,8 @@ fn host() -> HostFacts {
     eth2.mtu = 1600;
     HostFacts {
         interfaces: vec![eth0, interface("eth1", 2), eth2],
+        default_route: vec!["eth0".to_owned()],
+        elsewhere: Vec::new(),
         targets: vec![TargetFacts {
             resolved: Some([203, 0, 113, 2].into()),
             resolve_error: None,

@@ -4,10 +4,10 @@ use super::Check;
 use crate::config::error::{ConfigError, Site};
 use crate::config::file::{At, SourceTable};
 use crate::config::settings::{
-    AttachChoice, ModeChoice, Source, SourceKind, Span, Tap, ZeroCopy, DEFAULT_FRAMES,
-    DEFAULT_RING_SIZE, MAX_WORKERS,
+    AttachChoice, Interface, ModeChoice, Namespace, Source, SourceKind, Span, Tap, ZeroCopy,
+    DEFAULT_FRAMES, DEFAULT_RING_SIZE, MAX_WORKERS,
 };
-use crate::config::values::{interface, size, word, Wrong};
+use crate::config::values::{interface_in_namespace, namespace, size, word, Wrong};
 
 const ATTACH: [(&str, AttachChoice); 3] = [
     ("auto", AttachChoice::Auto),
@@ -38,7 +38,10 @@ impl Check<'_> {
         let mut sources: Vec<Source> = Vec::with_capacity(tables.len());
         for table in tables {
             let source = self.source(table)?;
-            if let Some(other) = sources.iter().find(|s| s.interface == source.interface) {
+            let same = |other: &&Source| {
+                other.interface == source.interface && other.namespace == source.namespace
+            };
+            if let Some(other) = sources.iter().find(same) {
                 let site = table.value.interface.as_ref().map(|at| &at.site);
                 return Err(self.fault(
                     site.unwrap_or(&table.site),
@@ -68,16 +71,23 @@ impl Check<'_> {
             _ => word(kind, &[("tap", true), ("span", false)]),
         })?;
         let Some(name) = &table.interface else {
-            let allowed = "the name of an interface";
+            let allowed = "the name of an interface, default-route";
             return Err(self.missing(&at.site, "source.interface", allowed));
         };
-        let interface = self.value(name, "source.interface", |name: &str| match name {
-            "default-route" => Err(Wrong::not_built(
-                "following the default route",
-                "the name of an interface",
-            )),
-            _ => interface(name),
-        })?;
+        let (interface, beside) = self.value(name, "source.interface", interface_in_namespace)?;
+        let namespace = self.namespace(table, beside)?;
+        if !tap && (namespace.is_some() || interface == Interface::DefaultRoute) {
+            let key = match (&table.namespace, &namespace) {
+                (Some(at), Some(_)) => (&at.site, "source.namespace"),
+                _ => (&name.site, "source.interface"),
+            };
+            let wrong = match namespace {
+                Some(_) => "a span takes packets in its own network namespace only",
+                None => "a span would take the host's own traffic from it",
+            };
+            let allowed = "kind = \"tap\"; for a span, the name of an interface, and xtee run in its namespace";
+            return Err(self.fault(key.0, key.1, Wrong::new(wrong, allowed)));
+        }
         self.refuse_keys_of_other_kind(table, tap)?;
         let kind = if tap {
             SourceKind::Tap(self.tap(table)?)
@@ -90,12 +100,30 @@ impl Check<'_> {
         Ok(Source {
             place: self.origin.place(&at.site),
             interface,
+            namespace,
             kind,
             cpus,
             workers,
             allow_link_reset: on(&table.allow_link_reset),
             allow_credential_endpoints: on(&table.allow_credential_endpoints),
         })
+    }
+
+    /// The namespace, which stands in a key of its own or behind the interface's `@`.
+    fn namespace(
+        &self,
+        table: &SourceTable,
+        beside: Option<Namespace>,
+    ) -> Result<Option<Namespace>, ConfigError> {
+        let Some(at) = &table.namespace else {
+            return Ok(beside);
+        };
+        let found = self.value(at, "source.namespace", namespace)?;
+        if beside.is_some_and(|beside| beside != found) {
+            let wrong = Wrong::new("the interface names another namespace", "one of the two");
+            return Err(self.fault(&at.site, "source.namespace", wrong));
+        }
+        Ok(Some(found))
     }
 
     fn refuse_keys_of_other_kind(&self, table: &SourceTable, tap: bool) -> Result<(), ConfigError> {
