@@ -31,6 +31,11 @@ fn whole_files() {
     refused(" \n\n", 1, "", "empty", "[[target]]");
     refused(TARGET, 1, "source", "no [[source]]", "at least one");
     refused(SOURCE, 1, "target", "no [[target]]", "at least one");
+    let target = |vni: usize| format!("[[target]]\nurl = \"vxlan://203.0.113.2?vni={vni}\"\n");
+    let most: String = (0..16).map(target).collect();
+    assert!(read(&format!("{SOURCE}{most}")).is_ok());
+    let more = format!("{SOURCE}{most}{}", target(16));
+    refused(&more, 37, "target", "more targets than", "at most 16");
     refused("[[source]\n", 1, "", "", "");
     refused("a = 1\nb = = 2\n", 2, "", "", "");
     let unknown = format!("{SOURCE}{TARGET}[contrl]\nsocket = \"x\"\n");

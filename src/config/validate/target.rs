@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use super::Check;
+use crate::bpf::skel::MAX_OWN_FLOWS;
 use crate::config::error::{ConfigError, Site};
 use crate::config::file::{At, TargetTable, Value};
 use crate::config::settings::{GsoChoice, Target, TransmitChoice, DEFAULT_SOURCE_PORTS};
@@ -35,6 +36,7 @@ impl Check<'_> {
             return Err(self.fault(&self.whole(), "target", wrong));
         }
         let mut targets: Vec<Target> = Vec::with_capacity(tables.len());
+        let mut guarded = 0;
         for table in tables {
             let target = self.target(table)?;
             let same = |other: &Target| {
@@ -45,6 +47,16 @@ impl Check<'_> {
                 let wrong = format!("{} is a target already", target.name());
                 let wrong = Wrong::new(wrong, "each target once");
                 return Err(self.fault(site.unwrap_or(&table.site), "target.url", wrong));
+            }
+            // Each target's copies have to be known to the program in the kernel, or they would be copied.
+            guarded += target.encapsulation.signatures().len();
+            if guarded > MAX_OWN_FLOWS {
+                let site = table.value.url.as_ref().map(|at| &at.site);
+                let wrong = "more targets than the loop guard can tell from other traffic";
+                let allowed =
+                    format!("at most {MAX_OWN_FLOWS} targets; GRE that carries IP counts twice");
+                let wrong = Wrong::new(wrong, allowed);
+                return Err(self.fault(site.unwrap_or(&table.site), "target", wrong));
             }
             targets.push(target);
         }
