@@ -165,6 +165,8 @@ pub struct TargetPlan {
     pub path: Vec<String>,
     /// Who sends.
     pub transmit: Choice<Transmitter>,
+    /// Who sends what does not fit a frame of AF_XDP; `None` where it is not used, or everything fits.
+    pub jumbo: Option<Transmitter>,
     /// How a UDP socket sends; `None` for other transmitters.
     pub gso: Option<Choice<UdpSend>>,
     /// Number of outer source ports, from 61000 on.

@@ -18,7 +18,7 @@ use crate::mirror::path::{PathProblem, PathState};
 use crate::packet::encap::{Marking, Tunnel, FIRST_SOURCE_PORT};
 use crate::packet::signature::OwnFlow;
 use crate::packet::DEFAULT_PACKETS;
-use crate::transmit::auto::AutoSender;
+use crate::transmit::auto::{AutoSender, SocketSender};
 use crate::transmit::open::{self, Endpoint};
 use crate::transmit::raw::RawSender;
 use crate::transmit::udp::UdpSender;
@@ -168,6 +168,7 @@ impl<'p> Opener<'p> {
             Planned::Raw => open_raw(target, self.wrapping(index)),
             Planned::Xsk => {
                 let refusal = match self.open_xsk(index, umem, own_port) {
+                    Ok((sender, words)) if tap => return self.with_socket(index, sender, words),
                     Ok((sender, words)) => return Ok((Transmitter::Xsk(Box::new(sender)), words)),
                     Err(error) => error,
                 };
@@ -201,6 +202,24 @@ impl<'p> Opener<'p> {
         }
     }
 
+    /// A tap's AF_XDP transmitter, with a socket beside it where there are packets that its frames are too
+    /// short for. (A span's frames came in such frames.)
+    fn with_socket(
+        &mut self,
+        index: usize,
+        xsk: XskSender,
+        words: String,
+    ) -> anyhow::Result<(Transmitter, String)> {
+        let target = &self.targets[index];
+        let socket = match target.jumbo {
+            None => return Ok((Transmitter::Xsk(Box::new(xsk)), words)),
+            Some(Planned::Udp) => SocketSender::Udp(open_udp_sender(target)?.0),
+            Some(_) => SocketSender::Raw(open_raw_sender(target, self.wrapping(index))?),
+        };
+        let sender = AutoSender::by_size(socket, xsk);
+        Ok((Transmitter::Auto(Box::new(sender)), words))
+    }
+
     fn open_auto(
         &mut self,
         index: usize,
@@ -209,7 +228,7 @@ impl<'p> Opener<'p> {
         let (udp, words) = open_udp_sender(&self.targets[index])?;
         match self.open_xsk(index, umem, &mut None) {
             Ok((xsk, _)) => {
-                let sender = AutoSender::new(udp, xsk, self.targets[index].source_ports);
+                let sender = AutoSender::by_runs(udp, xsk, self.targets[index].source_ports);
                 let words = format!("auto: {words}; xsk, copy, while runs are short");
                 Ok((Transmitter::Auto(Box::new(sender)), words))
             }
@@ -310,11 +329,15 @@ fn open_udp_sender(target: &TargetPlan) -> anyhow::Result<(UdpSender, String)> {
 }
 
 fn open_raw(target: &TargetPlan, wrapping: Wrapping) -> anyhow::Result<(Transmitter, String)> {
+    let sender = open_raw_sender(target, wrapping)?;
+    Ok((Transmitter::Raw(Box::new(sender)), "raw".to_owned()))
+}
+
+fn open_raw_sender(target: &TargetPlan, wrapping: Wrapping) -> anyhow::Result<RawSender> {
     let socket = open::raw_gre(&endpoint(target))
         .context("cannot open the raw socket (it needs CAP_NET_RAW)")?;
-    let sender = RawSender::new(socket, wrapping, target.outer(), DEFAULT_PACKETS)
-        .context("a raw socket sends what GRE carries")?;
-    Ok((Transmitter::Raw(Box::new(sender)), "raw".to_owned()))
+    RawSender::new(socket, wrapping, target.outer(), DEFAULT_PACKETS)
+        .context("a raw socket sends what GRE carries")
 }
 
 /// Our outer flows as the workers look for them.

@@ -1,11 +1,13 @@
-//! VXLAN by whichever transmitter the traffic suits: UDP GSO where equal packets come in runs (bulk TCP,
+//! By whichever transmitter the traffic suits. VXLAN and Geneve: UDP GSO where equal packets come in runs (bulk TCP,
 //! super-packets, floods), AF_XDP where they do not (many small mixed flows).
 //!
 //! 64-byte VXLAN copies from one core over a veth: UDP GSO 0.40, 0.80 and 1.43 Mpps in runs of 1, 4 and 64,
 //! AF_XDP in copy mode 0.77 to 0.87, so a run of about four favours GSO. The mean run of the traffic itself decides, with hysteresis, so that a mixture does not flap.
+//! Jumbo packets, which are longer than a frame of the umem, always go by a socket.
 
+use super::raw::RawSender;
 use super::udp::{UdpSender, MAX_SEGMENTS};
-use super::xsk::XskSender;
+use super::xsk::{XskSender, LONGEST};
 use crate::mirror::path::PathState;
 use crate::packet::{PacketList, PacketRef};
 use crate::source::Frames;
@@ -99,24 +101,74 @@ impl Choice {
     }
 }
 
-/// Sends VXLAN by UDP or by AF_XDP.
+/// A socket that sends what AF_XDP does not.
+#[derive(Debug)]
+pub enum SocketSender {
+    /// UDP sockets.
+    Udp(UdpSender),
+    /// A raw socket.
+    Raw(RawSender),
+}
+
+impl SocketSender {
+    fn send(
+        &mut self,
+        packets: PacketList<'_>,
+        frames: &impl Frames,
+        path: &PathState,
+        counters: &TargetCounters,
+    ) {
+        match self {
+            SocketSender::Udp(sender) => sender.send(packets, frames, path, counters),
+            SocketSender::Raw(sender) => sender.send(packets, frames, path, counters),
+        }
+    }
+
+    /// Whether runs leave as super-packets.
+    fn segments(&self) -> bool {
+        match self {
+            SocketSender::Udp(sender) => sender.segments(),
+            SocketSender::Raw(_) => false,
+        }
+    }
+}
+
+/// When AF_XDP sends a batch.
+#[derive(Debug)]
+enum Policy {
+    /// While runs are short.
+    Runs(RunMeter, Choice),
+    /// Always.
+    Always,
+}
+
+/// Sends by a socket or by AF_XDP, batch by batch. Whatever the policy, a batch with a packet that is
+/// longer than a frame of the umem goes by the socket.
 #[derive(Debug)]
 pub struct AutoSender {
-    udp: UdpSender,
+    socket: SocketSender,
     xsk: XskSender,
-    meter: RunMeter,
-    choice: Choice,
+    policy: Policy,
 }
 
 impl AutoSender {
-    /// From both transmitters of one target.
+    /// By UDP while equal packets come in long runs, else by AF_XDP.
     #[must_use]
-    pub fn new(udp: UdpSender, xsk: XskSender, source_ports: u16) -> AutoSender {
+    pub fn by_runs(udp: UdpSender, xsk: XskSender, source_ports: u16) -> AutoSender {
         AutoSender {
-            udp,
+            socket: SocketSender::Udp(udp),
             xsk,
-            meter: RunMeter::new(source_ports),
-            choice: Choice::default(),
+            policy: Policy::Runs(RunMeter::new(source_ports), Choice::default()),
+        }
+    }
+
+    /// By AF_XDP whatever fits its frames.
+    #[must_use]
+    pub fn by_size(socket: SocketSender, xsk: XskSender) -> AutoSender {
+        AutoSender {
+            socket,
+            xsk,
+            policy: Policy::Always,
         }
     }
 
@@ -130,18 +182,32 @@ impl AutoSender {
         pool: &mut Pool,
         counters: &TargetCounters,
     ) {
-        self.meter.add(packets.refs());
-        if let Some(mean) = self.meter.take() {
-            // One by one, a UDP socket makes no use of runs.
-            self.choice
-                .feed(if self.udp.segments() { mean } else { 100 });
-            counters.by_xsk.set(u64::from(self.choice.is_xsk()));
+        let by_xsk = match &mut self.policy {
+            Policy::Runs(meter, choice) => {
+                meter.add(packets.refs());
+                if let Some(mean) = meter.take() {
+                    // One by one, a UDP socket makes no use of runs.
+                    let segments = self.socket.segments();
+                    choice.feed(if segments { mean } else { 100 });
+                    counters.by_xsk.set(u64::from(choice.is_xsk()));
+                }
+                choice.is_xsk()
+            }
+            Policy::Always => true,
+        };
+        let longest = || packets.refs().iter().map(PacketRef::length).max();
+        if !by_xsk || longest().is_some_and(|longest| longest > LONGEST) {
+            self.socket.send(packets, frames, path, counters);
+            return;
         }
-        // Where AF_XDP cannot send now (no neighbour yet, a moving route), the kernel's own path may.
-        if self.choice.is_xsk() && self.xsk.begin(path, pool, counters).is_none() {
-            self.xsk.send_begun(packets, frames, path, pool, counters);
-        } else {
-            self.udp.send(packets, frames, path, counters);
+        match (self.xsk.begin(path, pool, counters), &self.policy) {
+            (None, _) => self.xsk.send_begun(packets, frames, path, pool, counters),
+            // Where AF_XDP cannot send now (no neighbour yet, a moving route), the kernel's own path may.
+            (Some(_), Policy::Runs(..)) => self.socket.send(packets, frames, path, counters),
+            (Some(reason), Policy::Always) => {
+                counters.offered.add(packets.len() as u64);
+                counters.dropped.add(reason, packets.len() as u64);
+            }
         }
     }
 

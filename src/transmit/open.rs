@@ -50,6 +50,10 @@ fn udp_one(endpoint: &Endpoint, source_port: u16) -> io::Result<OwnedFd> {
     let socket = socket(endpoint, libc::SOCK_DGRAM, libc::IPPROTO_UDP)?;
     // Each worker has a socket on each source port, and so has a second xtee of this host.
     set(&socket, libc::SOL_SOCKET, libc::SO_REUSEPORT, 1)?;
+    if endpoint.version() == IpVersion::V6 {
+        // Else a socket for IPv6 takes the port for IPv4 as well.
+        set(&socket, libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, 1)?;
+    }
     prepare(&socket, endpoint)?;
     let any = match endpoint.version() {
         IpVersion::V4 => Ipv4Addr::UNSPECIFIED.into(),
@@ -104,10 +108,6 @@ fn prepare(socket: &OwnedFd, endpoint: &Endpoint) -> io::Result<()> {
     };
     for (name, value) in options {
         set(socket, level, name, value)?;
-    }
-    if endpoint.version() == IpVersion::V6 {
-        // Else a socket for IPv6 takes the port for IPv4 as well.
-        set(socket, level, libc::IPV6_V6ONLY, 1)?;
     }
     if set(socket, libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, SEND_BUFFER).is_err() {
         set(socket, libc::SOL_SOCKET, libc::SO_SNDBUF, SEND_BUFFER)?;

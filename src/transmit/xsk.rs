@@ -13,13 +13,16 @@ use crossbeam::queue::ArrayQueue;
 use super::path_reason;
 use super::wrap::{Wrapped, Wrapping};
 use crate::mirror::path::PathState;
-use crate::packet::encap::{Marking, OuterAddresses, OuterTemplate};
+use crate::packet::encap::{Marking, OuterAddresses, OuterTemplate, MAX_OUTER};
 use crate::packet::headers::LinkHeader;
 use crate::packet::PacketList;
 use crate::reason::Reason;
 use crate::source::{Capture, Frames};
 use crate::worker::counters::TargetCounters;
 use crate::xsk::{Pool, ReceivedFrame, ToSendFrame, TxPort};
+
+/// The longest packet that fits a frame of the umem with any outer header in front.
+pub const LONGEST: usize = crate::xsk::FRAME_SIZE as usize - MAX_OUTER;
 
 /// The outer IP header is followed by this much at least; its bytes are what `sent_bytes` counts.
 const ETHERNET: u64 = 14;

@@ -27,4 +27,4 @@ pub use pool::Pool;
 pub use port::{open_both, Kick, Refused, RxPort, TxPort};
 pub use socket::{BusyPoll, Mode, Obtained, PortConfig};
 pub use stats::Statistics;
-pub use umem::{Balance, Umem, UmemConfig};
+pub use umem::{Balance, Umem, UmemConfig, FRAME_SIZE};

@@ -20,6 +20,9 @@ use super::frame::Chunk;
 use super::pool::{Homes, Pool};
 use super::socket::Anchor;
 
+/// Bytes of a frame unless told otherwise: a page, the most that the kernel takes in ordinary pages.
+pub const FRAME_SIZE: u32 = 4096;
+
 /// Size of a huge page of x86-64 and arm64 with 4 KiB pages. Memory is rounded up to it where huge
 /// pages are tried, since `munmap` of a part of one fails.
 const HUGE_PAGE: u64 = 2 << 20;
@@ -50,7 +53,7 @@ pub struct UmemConfig {
 impl Default for UmemConfig {
     fn default() -> Self {
         Self {
-            frame_size: 4096,
+            frame_size: FRAME_SIZE,
             workers: 1,
             frames_per_worker: 8192,
             fill_ring: 4096,

@@ -3,14 +3,13 @@
 #![allow(dead_code)]
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
 use std::path::Path;
 use std::process::Command;
 
 use xtee::packet::encap::{decapsulate, Tunnel, TunnelPorts};
 
 use crate::common::netns::run;
-use crate::wire::{checksum, network, with_transport_checksum, Seen};
+use crate::wire::{checksum, network, with_transport_checksum, write_pcap, Seen};
 
 const ETHERNET: usize = 14;
 const IPV4: [u8; 2] = [0x08, 0x00];
@@ -316,20 +315,4 @@ fn has_the_other_zero(frame: &[u8]) -> bool {
     protocol == 6
         && frame.get(field.clone()) == Some(&[0xff, 0xff])
         && with_transport_checksum(frame.to_vec())[field] == [0, 0]
-}
-
-/// A capture file in the classic format, nanoseconds left 0.
-fn write_pcap<'a>(file: &Path, frames: impl Iterator<Item = &'a [u8]>) {
-    let mut bytes = Vec::new();
-    for word in [0xa1b2_c3d4u32, 0x0004_0002, 0, 0, 1 << 18, 1] {
-        bytes.extend(word.to_le_bytes());
-    }
-    for frame in frames {
-        let length = frame.len() as u32;
-        for word in [0, 0, length, length] {
-            bytes.extend(word.to_le_bytes());
-        }
-        bytes.extend(frame);
-    }
-    fs::write(file, bytes).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
 }

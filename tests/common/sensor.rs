@@ -4,12 +4,13 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::common::netns::{wait_until, Namespace, Running};
+use crate::common::netns::{run, wait_until, Namespace, Running};
 use crate::mirror::TestFolder;
 
 const PATIENCE: Duration = Duration::from_secs(40);
@@ -62,6 +63,7 @@ af-packet:
     checksum-checks: yes
 decoder:
   vxlan: {{ enabled: true, ports: [ 4789 ] }}
+  geneve: {{ enabled: true, ports: [ 6081 ] }}
 app-layer:
   protocols:
     http: {{ enabled: yes }}
@@ -73,6 +75,36 @@ unix-command: {{ enabled: no }}
 max-pending-packets: 4096
 "
     )
+}
+
+/// Writes its files; returns the arguments that name them.
+fn prepare(folder: &TestFolder, interface: &str) -> [String; 4] {
+    let path = folder.path().to_str().expect("a path in UTF-8").to_owned();
+    fs::write(folder.file("empty"), "").expect("write");
+    fs::write(folder.file("test.rules"), rules()).expect("write the rules");
+    let file = format!("{path}/suricata.yaml");
+    fs::write(&file, configuration(&path, interface)).expect("write the configuration");
+    ["-c".to_owned(), file, "-l".to_owned(), path]
+}
+
+/// Lets it read a capture file to the end.
+pub fn read(capture: &Path) -> Report {
+    let folder = TestFolder::new();
+    let mut command = Command::new("suricata");
+    command
+        .args(prepare(&folder, "none"))
+        .arg("-r")
+        .arg(capture);
+    run(&mut command);
+    Report::of(&events(&folder.file("eve.json")))
+}
+
+fn events(log: &Path) -> Vec<Value> {
+    let text = fs::read_to_string(log).unwrap_or_default();
+    // The last line may be half written.
+    text.lines()
+        .map_while(|line| serde_json::from_str(line).ok())
+        .collect()
 }
 
 /// A running Suricata.
@@ -95,16 +127,11 @@ impl Sensor {
     /// Returns when it captures.
     pub fn start(namespace: &Namespace, interface: &str) -> Sensor {
         let folder = TestFolder::new();
-        let path = folder.path().to_str().expect("a path in UTF-8").to_owned();
-        fs::write(folder.file("empty"), "").expect("write");
-        fs::write(folder.file("test.rules"), rules()).expect("write the rules");
-        let file = folder.file("suricata.yaml");
-        fs::write(&file, configuration(&path, interface)).expect("write the configuration");
+        let mut command = namespace.command("suricata");
+        command.args(prepare(&folder, interface));
+        command.arg(format!("--af-packet={interface}"));
         let output = File::create(folder.file("output")).expect("an output file");
         let errors = output.try_clone().expect("duplicate a descriptor");
-        let mut command = namespace.command("suricata");
-        command.arg("-c").arg(&file).args(["-l", &path]);
-        command.arg(format!("--af-packet={interface}"));
         command.stdout(output).stderr(errors);
         let mut process = Running::start(&mut command);
         let said = || fs::read_to_string(folder.file("output")).unwrap_or_default();
@@ -121,11 +148,7 @@ impl Sensor {
     }
 
     fn events(&self) -> Vec<Value> {
-        let text = fs::read_to_string(self.log()).unwrap_or_default();
-        // The last line may be half written.
-        text.lines()
-            .map_while(|line| serde_json::from_str(line).ok())
-            .collect()
+        events(&self.log())
     }
 
     /// Waits until it has counted at least `count` of something.
@@ -142,16 +165,7 @@ impl Sensor {
         self.process.signal(libc::SIGINT);
         let status = self.process.wait(PATIENCE);
         assert!(status.success(), "Suricata ended with {status}");
-        let events = self.events();
-        let mut alerts = BTreeMap::new();
-        for event in events.iter().filter(|event| event["event_type"] == "alert") {
-            let rule = event["alert"]["signature_id"].as_u64().expect("a rule");
-            *alerts.entry(rule).or_default() += 1;
-        }
-        Report {
-            alerts,
-            counters: counters(&events),
-        }
+        Report::of(&self.events())
     }
 }
 
@@ -179,6 +193,18 @@ fn flatten(prefix: &str, value: &Value, into: &mut BTreeMap<String, u64>) {
 }
 
 impl Report {
+    fn of(events: &[Value]) -> Report {
+        let mut alerts = BTreeMap::new();
+        for event in events.iter().filter(|event| event["event_type"] == "alert") {
+            let rule = event["alert"]["signature_id"].as_u64().expect("a rule");
+            *alerts.entry(rule).or_default() += 1;
+        }
+        Report {
+            alerts,
+            counters: counters(events),
+        }
+    }
+
     /// One counter; 0 if it was never written.
     pub fn counter(&self, name: &str) -> u64 {
         self.counters.get(name).copied().unwrap_or(0)

@@ -5,9 +5,11 @@
 #![allow(dead_code)]
 
 use std::ffi::CString;
+use std::fs;
 use std::io;
 use std::mem::{size_of, zeroed};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -366,4 +368,20 @@ pub fn with_transport_checksum(mut packet: Vec<u8>) -> Vec<u8> {
     put(&mut packet, transport + field, |_| usize::from(pseudo));
     finish(&mut packet, transport, field, protocol == 17);
     packet
+}
+
+/// A capture file in the classic format, nanoseconds left 0.
+pub fn write_pcap<'a>(file: &Path, frames: impl Iterator<Item = &'a [u8]>) {
+    let mut bytes = Vec::new();
+    for word in [0xa1b2_c3d4u32, 0x0004_0002, 0, 0, 1 << 18, 1] {
+        bytes.extend(word.to_le_bytes());
+    }
+    for frame in frames {
+        let length = frame.len() as u32;
+        for word in [0, 0, length, length] {
+            bytes.extend(word.to_le_bytes());
+        }
+        bytes.extend(frame);
+    }
+    fs::write(file, bytes).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
 }

@@ -148,6 +148,12 @@ impl fmt::Display for TargetPlan {
             self.path_mtu, self.largest_frame
         )?;
         writeln!(f, "  transmit  {}", self.transmit)?;
+        if let Some(jumbo) = &self.jumbo {
+            writeln!(
+                f,
+                "  jumbo     {jumbo} (packets longer than an AF_XDP frame)"
+            )?;
+        }
         if let Some(gso) = &self.gso {
             writeln!(f, "  gso       {gso}")?;
         }

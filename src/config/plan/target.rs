@@ -5,8 +5,11 @@ use crate::config::error::ConfigError;
 use crate::config::facts::{
     DeviceStep, HostFacts, InterfaceFacts, RouteFacts, TargetFacts, TX_UDP_SEGMENTATION,
 };
-use crate::config::settings::{Config, GsoChoice, Host, SourceKind, Target, TransmitChoice};
-use crate::packet::headers::ETHERNET_HEADER;
+use crate::config::settings::{
+    Config, GsoChoice, Host, Source, SourceKind, Target, TransmitChoice,
+};
+use crate::packet::headers::{LinkHeader, ETHERNET_HEADER};
+use crate::transmit::xsk::LONGEST as XSK_LONGEST;
 
 /// Kinds of devices that wrap packets in others: below them our outer flow cannot be seen.
 const TUNNELS: [&str; 23] = [
@@ -139,6 +142,7 @@ fn plan_target(
         ifindex: route.ifindex,
         bind_device: target.device.is_some(),
         path: here.walk.iter().map(|step| step.device.clone()).collect(),
+        jumbo: jumbo(config, facts, target, transmit.value),
         transmit,
         gso,
         source_ports: target.source_ports,
@@ -207,6 +211,28 @@ fn transmitter(
             format!("{name} is not carried by UDP, and AF_XDP cannot send to it: {why}"),
         )),
     }
+}
+
+/// Who sends the packets of a tap that are longer than a frame of AF_XDP, if it has such.
+fn jumbo(
+    config: &Config,
+    facts: &HostFacts,
+    target: &Target,
+    transmit: Transmitter,
+) -> Option<Transmitter> {
+    let longest = |source: &Source| {
+        let mtu = facts.interface(&source.interface).map(|i| i.mtu as usize);
+        let tapped = matches!(source.kind, SourceKind::Tap(_));
+        // With both VLAN tags.
+        tapped && mtu.is_some_and(|mtu| mtu + LinkHeader::LONGEST > XSK_LONGEST)
+    };
+    if transmit != Transmitter::Xsk || !config.sources.iter().any(longest) {
+        return None;
+    }
+    Some(match target.encapsulation.udp_port() {
+        Some(_) => Transmitter::Udp,
+        None => Transmitter::Raw,
+    })
 }
 
 /// Why AF_XDP cannot send by the route's device. It builds whole frames, so it needs an Ethernet

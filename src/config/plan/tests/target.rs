@@ -261,3 +261,24 @@ fn a_tunnel_hides_the_copies_from_the_loop_guard() {
         .warnings
         .is_empty());
 }
+
+/// An AF_XDP frame is a page: what a tap's jumbo packets need more goes by a socket.
+#[test]
+fn jumbo_packets_go_by_a_socket() {
+    let mut facts = host();
+    let xsk = format!("{VXLAN}transmit = \"xsk\"\n");
+    let jumbo = |text: &str, facts: &HostFacts| decide(text, facts).unwrap().targets[0].jumbo;
+    let tap = |target: &str| format!("{TAP}{target}");
+    assert_eq!(jumbo(&tap(GRE), &facts), None);
+    facts.interfaces[0].mtu = 4000;
+    assert_eq!(jumbo(&tap(GRE), &facts), None);
+    facts.interfaces[0].mtu = 4001;
+    assert_eq!(jumbo(&tap(GRE), &facts), Some(Transmitter::Raw));
+    assert_eq!(jumbo(&tap(&xsk), &facts), Some(Transmitter::Udp));
+    assert_eq!(jumbo(&tap(VXLAN), &facts), None, "UDP sends all of it");
+    facts.interfaces[1].mtu = 9000;
+    facts.interfaces[0].mtu = 1500;
+    assert_eq!(jumbo(&format!("{SPAN}{GRE}"), &facts), None);
+    let plan = decide(&tap(GRE), &facts).unwrap().to_string();
+    assert!(!plan.contains("jumbo"), "{plan}");
+}
