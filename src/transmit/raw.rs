@@ -89,7 +89,15 @@ impl RawSender {
             let [head, tail] = packets.parts_from(wrapped.skip, packet, frame);
             self.batch.begin();
             self.batch.packet([header, head], tail);
+            // Many short packets are more bytes to copy than a batch has room for.
+            if !self.batch.has_room() {
+                self.flush(counters);
+            }
         }
+        self.flush(counters);
+    }
+
+    fn flush(&mut self, counters: &TargetCounters) {
         self.batch.finish();
         self.send_all(counters);
         self.batch.clear();

@@ -221,7 +221,8 @@ fn jumbo(
     transmit: Transmitter,
 ) -> Option<Transmitter> {
     let longest = |source: &Source| {
-        let mtu = facts.interface(&source.interface).map(|i| i.mtu as usize);
+        let interfaces = facts.interfaces_of(source);
+        let mtu = interfaces.iter().map(|i| i.mtu as usize).max();
         let tapped = matches!(source.kind, SourceKind::Tap(_));
         // With both VLAN tags.
         tapped && mtu.is_some_and(|mtu| mtu + LinkHeader::LONGEST > XSK_LONGEST)
