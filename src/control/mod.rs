@@ -15,4 +15,5 @@ pub mod privilege;
 pub mod server;
 mod span;
 mod tap;
+mod targets;
 mod thread;

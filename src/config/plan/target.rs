@@ -5,7 +5,9 @@ use crate::config::error::ConfigError;
 use crate::config::facts::{
     DeviceStep, HostFacts, InterfaceFacts, RouteFacts, TargetFacts, TX_UDP_SEGMENTATION,
 };
-use crate::config::settings::{Config, GsoChoice, Host, SourceKind, Target, TransmitChoice};
+use crate::config::settings::{
+    Config, GsoChoice, Host, LimitChoice, SourceKind, Target, TransmitChoice,
+};
 use crate::packet::headers::ETHERNET_HEADER;
 
 /// Kinds of devices that wrap packets in others: below them our outer flow cannot be seen.
@@ -144,6 +146,11 @@ fn plan_target(
         source_ports: target.source_ports,
         path_mtu,
         largest_frame: 0,
+        distribution: target.distribution,
+        health: target.health,
+        limit: target.limit.bits(),
+        limit_is_default: target.limit == LimitChoice::Default,
+        limit_packets: target.limit_packets,
     };
     plan.largest_frame = target
         .encapsulation

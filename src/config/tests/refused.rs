@@ -485,22 +485,22 @@ fn targets() {
         ("ports = 1025", "target.ports", "`1025`", "1 to 1024"),
         ("ports = 0", "target.ports", "`0`", "1 to 1024"),
         (
-            "distribution = \"hash\"",
-            "target.distribution",
-            "hash",
-            "all",
-        ),
-        (
-            "distribution = \"hash\"",
-            "target.distribution",
-            "is not built yet",
-            "all",
-        ),
-        (
             "distribution = \"any\"",
             "target.distribution",
             "not possible",
-            "all",
+            "all, hash",
+        ),
+        (
+            "health = \"heartbeat\"",
+            "target.health",
+            "collector) is not built yet",
+            "none, neighbour",
+        ),
+        (
+            "health = \"icmp\"",
+            "target.health",
+            "not possible",
+            "none, neighbour",
         ),
         (
             "oversize = \"resegment\"",
@@ -527,10 +527,27 @@ fn targets() {
             "drop",
         ),
         (
-            "limit = \"2Gbit/s\"",
+            "limit = \"2Gbit\"",
             "target.limit",
-            "is not built yet",
-            "none",
+            "unit",
+            "\"none\", or a rate",
+        ),
+        ("limit = 1000", "target.limit", "unit", "\"2Gbit/s\""),
+        ("limit = \"1kbit/s\"", "target.limit", "range", "8kbit/s"),
+        ("limit = \"2Tbit/s\"", "target.limit", "range", "1Tbit/s"),
+        ("limit = \"-1bit/s\"", "target.limit", "not a rate", "none"),
+        ("limit = \"0.1bit/s\"", "target.limit", "not a rate", "none"),
+        (
+            "limit_packets = 1000",
+            "target.limit_packets",
+            "unit",
+            "\"200k/s\"",
+        ),
+        (
+            "limit_packets = \"0/s\"",
+            "target.limit_packets",
+            "range",
+            "1/s",
         ),
     ] {
         refused(&target(line), 6, key, wrong, allowed);
@@ -547,7 +564,7 @@ fn targets() {
         ),
         (
             "vxlan://203.0.113.2?vni=7&limit=1Gbit",
-            "parameter `limit`",
+            "parameter `limit`: `1Gbit` has no unit",
             "none",
         ),
         (
