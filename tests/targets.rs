@@ -231,6 +231,7 @@ fn ideal(rates: Rates, times: &[u64], length: u32) -> u64 {
         head: (0, 0),
         tail: (0, length),
         flow_hash: 0,
+        more: false,
     };
     let mut kept = Vec::new();
     let passes = times
@@ -328,4 +329,73 @@ fn limits_are_exact() {
     let bytes = status.targets[0].sent_bytes - slow.targets[0].sent_bytes;
     assert_eq!(bytes, sent(0) * OUTER);
     mirror.stop().assert_clean();
+}
+
+/// Above the budget nothing is copied, and each packet that is not is counted; when it is calm, copies go
+/// again. Production's packets pass all the time.
+#[test]
+fn above_the_budget_copies_are_shed_first() {
+    require_root!();
+    let lab = Lab::new(2);
+    let mirror = Mirror::start_config(
+        &lab.instance,
+        &format!(
+            "[[source]]\nkind = \"tap\"\ninterface = \"eth0\"\n\
+             [[target]]\nurl = \"{}\"\n[[target]]\nurl = \"{}\"\n[breaker]\nbudget = \"20Mbit/s\"\n",
+            url(0, ""),
+            url(1, "")
+        ),
+    );
+    all_healthy(&mirror);
+    let plan = mirror.stdout();
+    assert!(plan
+        .contains("breaker   no copies while all targets together would get more than 20Mbit/s"));
+    assert!(
+        plan.contains("at most 1Gbit/s (the default limit"),
+        "{plan}"
+    );
+    let before = lab.instance.counter("eth0", "rx_packets");
+    // Two targets, 1000 bytes, a packet each 200 µs at most: up to 80 Mbit/s.
+    let mut sent = 0;
+    let mut send = |count: u32| {
+        for _ in 0..count {
+            let packet = Numbered {
+                flow: sent % 100,
+                back: false,
+                round: sent / 100,
+            };
+            lab.send(packet, 922);
+            sent += 1;
+            std::thread::sleep(Duration::from_micros(100));
+        }
+    };
+    netns::wait_until("shedding", PATIENCE, || {
+        send(100);
+        mirror.status().shedding.reason.as_deref() == Some("budget")
+    });
+    let then = mirror.status();
+    send(2000);
+    let status = mirror.assert_balanced();
+    let tap = &status.sources[0];
+    assert!(tap.dropped["budget"] >= 2000, "{status}");
+    // What was on its way when it began, and nothing since.
+    assert!(tap.captured - then.sources[0].captured <= 100, "{status}");
+    assert_eq!(status.shedding.times, 1);
+
+    netns::wait_until("calm", Duration::from_secs(20), || {
+        mirror.status().shedding.reason.is_none()
+    });
+    send(5);
+    let after = mirror.assert_balanced();
+    assert_eq!(
+        after.sources[0].captured - status.sources[0].captured,
+        5,
+        "{after}"
+    );
+    let passed = lab.instance.counter("eth0", "rx_packets") - before;
+    assert_eq!(passed, u64::from(sent), "production's packets");
+    let finished = mirror.stop();
+    finished.assert_clean();
+    assert_eq!(finished.stderr.matches("shedding all copies").count(), 1);
+    assert_eq!(finished.stderr.matches("copies go again").count(), 1);
 }

@@ -12,6 +12,7 @@ use arc_swap::ArcSwap;
 use super::outputs::{exclusions, signatures, Opener};
 use super::paths::Successor;
 use super::presence::Presence;
+use super::shedding::{Probes, Shedding};
 use super::span::RunningSpan;
 use super::tap::{RunningTap, Started};
 use super::targets::Targets;
@@ -61,6 +62,7 @@ pub struct Mirror {
     observer: Arc<Observer>,
     successors: Vec<Successor>,
     targets: Targets,
+    shedding: Shedding,
     paths: Option<PathWatch>,
     presence: Presence,
     utc: UtcOffset,
@@ -93,6 +95,7 @@ impl Mirror {
             .map(|index| watch.path(index).context("a target without a path"))
             .collect::<anyhow::Result<Vec<_>>>()?;
         let targets = Targets::new(plan, &paths);
+        let shedding = Shedding::new(plan, &paths, Probes::of_host());
         let shared = Shared {
             tables: &tables,
             rules: config.rules.len(),
@@ -132,7 +135,7 @@ impl Mirror {
             };
             started.push(began);
         }
-        let observer = observe(plan, &paths, started, &shared);
+        let observer = observe(plan, &paths, started, &shared, &shedding);
         for (source, observed) in sources.list.iter_mut().zip(&observer.sources) {
             match source {
                 Source::Tap(tap) => tap.attach(),
@@ -146,6 +149,7 @@ impl Mirror {
             observer: Arc::new(observer),
             successors: opener.successors,
             targets,
+            shedding,
             paths: Some(watch),
             presence,
             utc,
@@ -168,7 +172,12 @@ impl Mirror {
     pub fn tend(&mut self) -> anyhow::Result<Vec<String>> {
         self.presence.check()?;
         self.utc.set(utc_offset());
-        let mut news: Vec<String> = self.targets.tend(monotonic());
+        let now = monotonic();
+        let mut news: Vec<String> = self.targets.tend(now);
+        if let Some((reason, text)) = self.shedding.tend(now, &self.observer) {
+            self.targets.shed(reason);
+            news.push(text);
+        }
         for (source, observed) in self.sources.iter_mut().zip(&self.observer.sources) {
             if let Source::Tap(tap) = source {
                 let name = &observed.name;
@@ -284,6 +293,7 @@ fn observe(
     paths: &[Arc<ArcSwap<PathState>>],
     started: Vec<Started>,
     shared: &Shared<'_>,
+    shedding: &Shedding,
 ) -> Observer {
     let mut targets: Vec<TargetObserver> = plan
         .targets
@@ -314,5 +324,6 @@ fn observe(
         targets,
         set: shared.targets.clone(),
         breaker: shared.breaker.clone(),
+        times_shed: shedding.times(),
     }
 }

@@ -15,4 +15,5 @@ pub mod reference;
 pub mod rules;
 pub mod selection;
 pub mod share;
+pub mod shed;
 pub mod tables;

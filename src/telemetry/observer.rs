@@ -1,13 +1,15 @@
 //! What can be read of a running mirror, shared by the status server and the main thread.
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
 
 use super::status::{
-    add_drop, nothing_dropped, BreakerStatus, SourceStatus, Status, TargetStatus, WorkerStatus,
+    add_drop, nothing_dropped, BreakerStatus, SheddingStatus, SourceStatus, Status, TargetStatus,
+    WorkerStatus,
 };
 use crate::bpf::{self, counters::CounterReader};
 use crate::config::settings::Distribution;
@@ -104,6 +106,8 @@ pub struct Observer {
     pub set: Arc<ArcSwap<TargetSet>>,
     /// Its breaker.
     pub breaker: Breaker,
+    /// How often copies began to be shed.
+    pub times_shed: Arc<AtomicU64>,
 }
 
 impl Observer {
@@ -127,6 +131,10 @@ impl Observer {
                 open: self.breaker.is_open(now),
                 times_opened: self.breaker.times_opened(),
                 remaining_seconds: self.breaker.remaining(now).div_ceil(1_000_000_000),
+            },
+            shedding: SheddingStatus {
+                reason: self.set.load().shed.map(|reason| reason.name().to_owned()),
+                times: self.times_shed.load(Ordering::Relaxed),
             },
         })
     }

@@ -27,6 +27,8 @@ pub struct Status {
     pub targets: Vec<TargetStatus>,
     /// The amplification breaker.
     pub breaker: BreakerStatus,
+    /// The breaker for the mirror's cost.
+    pub shedding: SheddingStatus,
 }
 
 /// One source.
@@ -123,6 +125,15 @@ pub struct BreakerStatus {
     pub remaining_seconds: u64,
 }
 
+/// The breaker for the mirror's cost: production goes first.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SheddingStatus {
+    /// Why nothing is copied now, by its name among the reasons of dropped packets.
+    pub reason: Option<String>,
+    /// How often copies began to be shed.
+    pub times: u64,
+}
+
 /// All reasons with nothing dropped.
 #[must_use]
 pub fn nothing_dropped() -> Dropped {
@@ -210,6 +221,17 @@ impl fmt::Display for Status {
                 f,
                 "breaker   {state}, opened {} times: our own copies came back",
                 self.breaker.times_opened
+            )?;
+        }
+        if self.shedding.times > 0 {
+            let now = match &self.shedding.reason {
+                Some(reason) => format!("all copies now, for {reason}"),
+                None => "nothing now".to_owned(),
+            };
+            writeln!(
+                f,
+                "shedding  {now}; began {} times: production goes first",
+                self.shedding.times
             )?;
         }
         Ok(())
