@@ -8,7 +8,7 @@ use super::{read, SOURCE, SPAN, TARGET};
 
 /// Asserts the one error of `text`: line, key, and words of what is wrong and of what is allowed.
 #[track_caller]
-fn refused(text: &str, line: usize, key: &str, wrong: &str, allowed: &str) {
+pub(super) fn refused(text: &str, line: usize, key: &str, wrong: &str, allowed: &str) {
     let error = match read(text) {
         Ok(_) => panic!("accepted:\n{text}"),
         Err(error) => error,
@@ -485,24 +485,6 @@ fn targets() {
         ("ports = 1025", "target.ports", "`1025`", "1 to 1024"),
         ("ports = 0", "target.ports", "`0`", "1 to 1024"),
         (
-            "distribution = \"any\"",
-            "target.distribution",
-            "not possible",
-            "all, hash",
-        ),
-        (
-            "health = \"heartbeat\"",
-            "target.health",
-            "collector) is not built yet",
-            "none, neighbour",
-        ),
-        (
-            "health = \"icmp\"",
-            "target.health",
-            "not possible",
-            "none, neighbour",
-        ),
-        (
             "oversize = \"resegment\"",
             "target.oversize",
             "is not built yet",
@@ -525,29 +507,6 @@ fn targets() {
             "target.oversize",
             "not possible",
             "drop",
-        ),
-        (
-            "limit = \"2Gbit\"",
-            "target.limit",
-            "unit",
-            "\"none\", or a rate",
-        ),
-        ("limit = 1000", "target.limit", "unit", "\"2Gbit/s\""),
-        ("limit = \"1kbit/s\"", "target.limit", "range", "8kbit/s"),
-        ("limit = \"2Tbit/s\"", "target.limit", "range", "1Tbit/s"),
-        ("limit = \"-1bit/s\"", "target.limit", "not a rate", "none"),
-        ("limit = \"0.1bit/s\"", "target.limit", "not a rate", "none"),
-        (
-            "limit_packets = 1000",
-            "target.limit_packets",
-            "unit",
-            "\"200k/s\"",
-        ),
-        (
-            "limit_packets = \"0/s\"",
-            "target.limit_packets",
-            "range",
-            "1/s",
         ),
     ] {
         refused(&target(line), 6, key, wrong, allowed);
