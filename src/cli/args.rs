@@ -133,7 +133,7 @@ pub struct MirrorOptions {
     /// `vxlan://HOST[:4789]?vni=N`, `geneve://HOST[:6081]?vni=N`, `gre://HOST[?key=N][&seq=on][&inner=ip]`
     /// or `erspan://HOST?session=N[&version=3]`, an IPv6 HOST in brackets; further parameters:
     /// limit=RATE|none, limit_packets=RATE, distribution=all|hash, health=none|neighbour,
-    /// gso=auto|on|off, transmit=auto|udp|xsk|raw, source=IP, dev=IF, ports=N
+    /// gso=auto|on|off, transmit=auto|udp|xsk|raw, source=IP, dev=IF, ports=N, dscp=N, ttl=N, priority=N
     #[arg(long, value_name = "URL", num_args = 1..)]
     pub to: Vec<String>,
 

@@ -159,6 +159,9 @@ pub struct TargetTable {
     pub oversize: Option<At<String>>,
     pub limit: Option<At<Value>>,
     pub limit_packets: Option<At<Value>>,
+    pub dscp: Option<At<Value>>,
+    pub priority: Option<At<Value>>,
+    pub ttl: Option<At<Value>>,
     pub health: Option<At<String>>,
 }
 

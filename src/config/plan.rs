@@ -19,7 +19,7 @@ use super::settings::{
     Breaker, Config, Distribution, HealthCheck, Interface, Namespace, SourceKind, ZeroCopy,
 };
 use crate::mirror::rules::Action;
-use crate::packet::encap::{IpVersion, Tunnel};
+use crate::packet::encap::{IpVersion, Marking, Tunnel};
 use crate::packet::link::LinkType;
 use crate::packet::Direction;
 
@@ -187,6 +187,12 @@ pub struct TargetPlan {
     pub limit_is_default: bool,
     /// Packets a second that it gets at most.
     pub limit_packets: Option<u64>,
+    /// Differentiated services code point of the outer packets; `None`: 0.
+    pub dscp: Option<u8>,
+    /// `SO_PRIORITY` of the sockets that send; `None`: the kernel's, by the code point.
+    pub priority: Option<u8>,
+    /// Time to live, or hop limit, of the outer packets; `None`: 64.
+    pub ttl: Option<u8>,
 }
 
 impl TargetPlan {
@@ -196,6 +202,17 @@ impl TargetPlan {
         match self.address {
             IpAddr::V4(_) => IpVersion::V4,
             IpAddr::V6(_) => IpVersion::V6,
+        }
+    }
+
+    /// How the outer packets are marked.
+    #[must_use]
+    pub fn marking(&self) -> Marking {
+        let unmarked = Marking::default();
+        Marking {
+            ttl: self.ttl.unwrap_or(unmarked.ttl),
+            // The code point is the upper six bits of the octet (RFC 2474).
+            tos: self.dscp.map_or(unmarked.tos, |dscp| dscp << 2),
         }
     }
 

@@ -225,6 +225,12 @@ pub struct Target {
     pub limit: LimitChoice,
     /// Packets a second that it gets at most.
     pub limit_packets: Option<u64>,
+    /// Differentiated services code point of the outer packets.
+    pub dscp: Option<u8>,
+    /// `SO_PRIORITY` of the sockets that send.
+    pub priority: Option<u8>,
+    /// Time to live, or hop limit, of the outer packets.
+    pub ttl: Option<u8>,
 }
 
 impl Target {

@@ -59,9 +59,12 @@ oversize = "drop"
 limit = "none"
 limit_packets = "1.5M/s"
 health = "none"
+dscp = "CS1"
+priority = 3
+ttl = 255
 
 [[target]]
-url = "gre://ndr.example.net?key=9&seq=on&transmit=raw&limit=2.5Gbit/s&limit_packets=none&health=neighbour"
+url = "gre://ndr.example.net?key=9&seq=on&transmit=raw&limit=2.5Gbit/s&limit_packets=none&health=neighbour&dscp=46&ttl=1"
 
 [breaker]
 budget = "5Gbit/s"
@@ -130,6 +133,8 @@ fn everything_is_read() {
     assert_eq!(vxlan.health, HealthCheck::None);
     assert_eq!(vxlan.limit.bits(), None);
     assert_eq!(vxlan.limit_packets, Some(1_500_000));
+    let marks = (vxlan.dscp, vxlan.priority, vxlan.ttl);
+    assert_eq!(marks, (Some(8), Some(3), Some(255)));
     let gre = &config.targets[1];
     assert_eq!(gre.host, Host::Name("ndr.example.net".to_owned()));
     let sequenced = Tunnel::Gre {
@@ -143,6 +148,7 @@ fn everything_is_read() {
     assert_eq!(gre.health, HealthCheck::Neighbour);
     assert_eq!(gre.limit, LimitChoice::Rate(2_500_000_000));
     assert_eq!(gre.limit_packets, None);
+    assert_eq!((gre.dscp, gre.priority, gre.ttl), (Some(46), None, Some(1)));
 
     let breaker = Breaker {
         budget: Some(5_000_000_000),

@@ -236,6 +236,67 @@ fn decimal(text: &str, factor: u64) -> Option<u64> {
     (rest % scale == 0).then(|| whole.checked_add(rest / scale))?
 }
 
+/// Code points by name: RFC 2474, RFC 2597, RFC 3246, RFC 5865, RFC 8622.
+const CODE_POINTS: [(&str, u8); 23] = [
+    ("cs0", 0),
+    ("cs1", 8),
+    ("cs2", 16),
+    ("cs3", 24),
+    ("cs4", 32),
+    ("cs5", 40),
+    ("cs6", 48),
+    ("cs7", 56),
+    ("af11", 10),
+    ("af12", 12),
+    ("af13", 14),
+    ("af21", 18),
+    ("af22", 20),
+    ("af23", 22),
+    ("af31", 26),
+    ("af32", 28),
+    ("af33", 30),
+    ("af41", 34),
+    ("af42", 36),
+    ("af43", 38),
+    ("ef", 46),
+    ("voice-admit", 44),
+    ("le", 1),
+];
+
+/// A differentiated services code point: a number from 0 to 63, or its name.
+///
+/// # Errors
+/// Neither.
+pub fn dscp(text: &str) -> Result<u8, Wrong> {
+    let named = CODE_POINTS
+        .iter()
+        .find(|(name, _)| name.eq_ignore_ascii_case(text));
+    let number = || digits(text).and_then(|number| u8::try_from(number).ok());
+    let found = named.map(|(_, number)| *number).or_else(number);
+    found.filter(|number| *number < 64).ok_or_else(|| {
+        Wrong::new(
+            format!("`{text}` is not a DSCP"),
+            "a number from 0 to 63, or a name like cs1, af11, ef, le",
+        )
+    })
+}
+
+/// A number in a range.
+///
+/// # Errors
+/// Not a number, or out of range.
+pub fn small_number(text: &str, limits: RangeInclusive<u8>) -> Result<u8, Wrong> {
+    let number = digits(text).and_then(|number| u8::try_from(number).ok());
+    number
+        .filter(|number| limits.contains(number))
+        .ok_or_else(|| {
+            Wrong::new(
+                format!("`{text}` is not possible"),
+                format!("a number from {} to {}", limits.start(), limits.end()),
+            )
+        })
+}
+
 /// A share of the whole in thousandths: `"90%"`, `"87.5%"`.
 ///
 /// # Errors

@@ -18,7 +18,7 @@ use crate::host::clock::monotonic;
 use crate::mirror::limit::{Limit, Rates};
 use crate::mirror::path::{PathProblem, PathState};
 use crate::mirror::selection::{Selection, Terms};
-use crate::packet::encap::{Marking, Tunnel, FIRST_SOURCE_PORT};
+use crate::packet::encap::{Tunnel, FIRST_SOURCE_PORT};
 use crate::packet::headers::ETHERNET_HEADER;
 use crate::packet::signature::OwnFlow;
 use crate::packet::DEFAULT_PACKETS;
@@ -259,7 +259,7 @@ impl<'p> Opener<'p> {
             wrapping: self.wrapping(index),
             destination: target.address,
             source: target.source,
-            marking: Marking::default(),
+            marking: target.marking(),
         };
         self.successors.push(Successor::new(
             self.paths[index].clone(),
@@ -326,7 +326,8 @@ fn endpoint(target: &TargetPlan) -> Endpoint {
         destination: target.address,
         port: target.encapsulation.udp_port().unwrap_or(0),
         device: target.bind_device.then(|| target.device.clone()),
-        marking: Marking::default(),
+        marking: target.marking(),
+        priority: target.priority,
     }
 }
 

@@ -153,6 +153,16 @@ impl fmt::Display for TargetPlan {
             writeln!(f, "  gso       {gso}")?;
         }
         writeln!(f, "  gets      {}", gets(self))?;
+        let marks = [
+            self.dscp.map(|dscp| format!("DSCP {dscp}")),
+            self.ttl.map(|ttl| format!("TTL {ttl}")),
+            self.priority
+                .map(|priority| format!("socket priority {priority}")),
+        ];
+        let marks: Vec<_> = marks.into_iter().flatten().collect();
+        if !marks.is_empty() {
+            writeln!(f, "  marks     {}", marks.join(", "))?;
+        }
         match (self.health, self.distribution) {
             (HealthCheck::None, _) => {
                 writeln!(f, "  health    none: it is never taken for unhealthy")

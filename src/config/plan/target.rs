@@ -151,12 +151,21 @@ fn plan_target(
         limit: target.limit.bits(),
         limit_is_default: target.limit == LimitChoice::Default,
         limit_packets: target.limit_packets,
+        dscp: target.dscp,
+        priority: target.priority,
+        ttl: target.ttl,
     };
     plan.largest_frame = target
         .encapsulation
         .largest_frame(plan.outer(), path_mtu as usize) as u32;
     warn_oversize(config, facts, &plan, warnings);
     warn_tunnel(config, facts, here, &plan, warnings);
+    if plan.priority.is_some() && plan.transmit.value == Transmitter::Xsk {
+        warnings.push(format!(
+            "{}: `priority` has no effect: AF_XDP passes no queueing discipline",
+            plan.url
+        ));
+    }
     Ok(plan)
 }
 

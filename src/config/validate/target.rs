@@ -11,7 +11,7 @@ use crate::config::settings::{
 };
 use crate::config::url::host::unicast;
 use crate::config::url::{self, TargetUrl};
-use crate::config::values::{bit_rate, interface, packet_rate, word, Wrong};
+use crate::config::values::{bit_rate, dscp, interface, packet_rate, small_number, word, Wrong};
 use crate::packet::encap::Tunnel;
 
 const TRANSMIT: [(&str, TransmitChoice); 4] = [
@@ -113,6 +113,18 @@ impl Check<'_> {
             self.setting(&url, address, &table.distribution, "distribution", |text| {
                 word(text, &DISTRIBUTION)
             })?;
+        let dscp = self.setting(&url, address, &written(&table.dscp), "dscp", dscp)?;
+        // The classes of Linux's queueing disciplines; more than 6 takes CAP_NET_ADMIN, which xtee has.
+        let priority = self.setting(
+            &url,
+            address,
+            &written(&table.priority),
+            "priority",
+            |text| small_number(text, 0..=15),
+        )?;
+        let ttl = self.setting(&url, address, &written(&table.ttl), "ttl", |text| {
+            small_number(text, 1..=255)
+        })?;
         let health = self.setting(&url, address, &table.health, "health", health)?;
         let others = ["resegment", "fragment", "truncate"];
         self.only_built(&table.oversize, "oversize", "drop", &others)?;
@@ -130,6 +142,9 @@ impl Check<'_> {
             health: health.unwrap_or(HealthCheck::Neighbour),
             limit: limit.unwrap_or(LimitChoice::Default),
             limit_packets: limit_packets.flatten(),
+            dscp,
+            priority,
+            ttl,
         })
     }
 

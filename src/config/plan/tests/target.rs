@@ -292,6 +292,10 @@ fn what_a_target_gets_is_shown_with_its_limit() {
         ),
         ("health = \"none\"\n", "health    none: it is never taken"),
         (
+            "dscp = \"ef\"\nttl = 3\npriority = 5\n",
+            "  marks     DSCP 46, TTL 3, socket priority 5\n",
+        ),
+        (
             "[breaker]\nbudget = \"5Gbit/s\"\nbudget_packets = \"1M/s\"\nload = \"90%\"\n",
             "breaker   no copies while all targets together would get more than 5Gbit/s or 1000000 packets/s, or \
              the CPUs are busy for more than 90% of the time\n",
