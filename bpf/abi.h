@@ -36,7 +36,11 @@
 	X(congested, "the device or its queue refused the copy")          \
 	X(send_error, "the kernel refused to send")                       \
 	X(shutdown, "still queued when the mirror was stopped")           \
-	X(not_ip, "not IP, which is all that the target takes")
+	X(not_ip, "not IP, which is all that the target takes")           \
+	X(limit, "above the target's limit")                              \
+	X(budget, "all targets together were above the budget")           \
+	X(load, "the machine was busy: production goes first")            \
+	X(allowance, "the instance exceeded a network allowance")
 
 enum xtee_drop_reason {
 #define XTEE_REASON_ENUM(name, text) XTEE_DROP_##name,

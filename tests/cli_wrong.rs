@@ -134,11 +134,11 @@ fn wrong_files() -> Vec<Wrong> {
             "unique local IPv6",
         ),
         (
-            target("distribution = \"hash\""),
+            target("health = \"heartbeat\""),
             6,
-            "target.distribution",
+            "target.health",
             "not built yet",
-            "all",
+            "neighbour",
         ),
         (
             target("oversize = \"resegment\""),
@@ -148,11 +148,18 @@ fn wrong_files() -> Vec<Wrong> {
             "drop",
         ),
         (
-            target("limit = \"2Gbit/s\""),
+            target("limit = \"2Gbit\""),
             6,
             "target.limit",
-            "not built yet",
+            "has no unit",
             "none",
+        ),
+        (
+            target("[breaker]\nload = 90"),
+            7,
+            "breaker.load",
+            "`90` is not possible",
+            "90%",
         ),
         (target("mtu = 1400"), 6, "target.mtu", "not built yet", ""),
         (

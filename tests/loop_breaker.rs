@@ -259,27 +259,36 @@ fn two_hosts(to_router: &str, to_host: &str) {
 #[test]
 fn two_hosts_that_mirror_to_each_other_with_one_vni() {
     require_root!();
-    two_hosts("vxlan://198.51.100.1?vni=7", "vxlan://198.51.100.2?vni=7");
+    two_hosts(
+        "vxlan://198.51.100.1?vni=7&limit=none",
+        "vxlan://198.51.100.2?vni=7&limit=none",
+    );
 }
 
 #[test]
 fn two_hosts_that_mirror_to_each_other_with_two_vnis() {
     require_root!();
-    two_hosts("vxlan://198.51.100.1?vni=7", "vxlan://198.51.100.2?vni=8");
+    two_hosts(
+        "vxlan://198.51.100.1?vni=7&limit=none",
+        "vxlan://198.51.100.2?vni=8&limit=none",
+    );
 }
 
 #[test]
 fn two_hosts_that_mirror_to_each_other_in_gre() {
     require_root!();
-    two_hosts("gre://198.51.100.1?key=7", "gre://198.51.100.2?key=7");
+    two_hosts(
+        "gre://198.51.100.1?key=7&limit=none",
+        "gre://198.51.100.2?key=7&limit=none",
+    );
 }
 
 #[test]
 fn two_hosts_that_mirror_to_each_other_in_super_packets() {
     require_root!();
     two_hosts(
-        "vxlan://198.51.100.1?vni=7&gso=on",
-        "vxlan://198.51.100.2?vni=7&gso=on",
+        "vxlan://198.51.100.1?vni=7&gso=on&limit=none",
+        "vxlan://198.51.100.2?vni=7&gso=on&limit=none",
     );
 }
 

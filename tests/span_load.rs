@@ -23,8 +23,8 @@ use numbered::Book;
 use span_lab::{has_xdp, Collector, Feeder, Lab};
 use xtee::host::cpu::{cpus, pin_current_thread};
 
-const VXLAN: &str = "vxlan://203.0.113.2?vni=7";
-const GRE: &str = "gre://203.0.113.2?key=7";
+const VXLAN: &str = "vxlan://203.0.113.2?vni=7&limit=none";
+const GRE: &str = "gre://203.0.113.2?key=7&limit=none";
 const PATIENCE: Duration = Duration::from_secs(10);
 
 fn healthy(mirror: &Mirror) {

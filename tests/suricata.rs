@@ -73,7 +73,7 @@ macro_rules! require_programs {
 fn vxlan() {
     require_programs!();
     for device in [MirrorDevice::Splits, MirrorDevice::TakesSuperPackets] {
-        let arguments = ["--to", "vxlan://203.0.113.2?vni=7"];
+        let arguments = ["--to", "vxlan://203.0.113.2?vni=7&limit=none"];
         let (sent, report) = watched(device, "decoder.vxlan", &arguments);
         assert_every_copy_was_taken(sent, "decoder.vxlan", &report);
     }
@@ -82,7 +82,7 @@ fn vxlan() {
 #[test]
 fn gre() {
     require_programs!();
-    let arguments = ["--to", "gre://203.0.113.2?key=7&seq=on"];
+    let arguments = ["--to", "gre://203.0.113.2?key=7&seq=on&limit=none"];
     let (sent, report) = watched(MirrorDevice::Splits, "decoder.gre", &arguments);
     assert_every_copy_was_taken(sent, "decoder.gre", &report);
 }

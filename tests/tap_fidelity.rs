@@ -27,7 +27,7 @@ use production::{worker_cpu, MirrorDevice, Production, INSTANCE_V4, INSTANCE_V6,
 use tapped::{Outcome, Tapped};
 use wire::Seen;
 
-const VXLAN: &str = "vxlan://203.0.113.2?vni=7";
+const VXLAN: &str = "vxlan://203.0.113.2?vni=7&limit=none";
 const VXLAN_TUNNEL: Tunnel = Tunnel::Vxlan { vni: 7, port: 4789 };
 
 /// A run and what its comparison found.
@@ -191,7 +191,7 @@ fn gre_by_af_xdp() {
         sequence: true,
         inner: Inner::Ethernet,
     };
-    let arguments = ["--to", "gre://203.0.113.2?key=7&seq=on"];
+    let arguments = ["--to", "gre://203.0.113.2?key=7&seq=on&limit=none"];
     let outcome = everything(&production, tunnel, &arguments, "8M");
     let sender = target(&outcome.status);
     assert!(sender.transmit.starts_with("xsk, copy"), "{sender:?}");
@@ -209,8 +209,8 @@ fn gre_by_a_raw_socket() {
             inner: Inner::Ethernet,
         };
         let url = match sequence {
-            false => "gre://203.0.113.2?key=7&transmit=raw",
-            true => "gre://203.0.113.2?key=7&transmit=raw&seq=on",
+            false => "gre://203.0.113.2?key=7&transmit=raw&limit=none",
+            true => "gre://203.0.113.2?key=7&transmit=raw&seq=on&limit=none",
         };
         let outcome = everything(&production, tunnel, &["--to", url], "4M");
         assert_eq!(target(&outcome.status).transmit, "raw");

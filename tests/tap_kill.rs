@@ -23,7 +23,7 @@ use mirror::{source, target, Mirror, TestFolder};
 use production::{MirrorDevice, Production, ETH};
 use xtee::reason::Reason;
 
-const VXLAN: &str = "vxlan://203.0.113.2?vni=7";
+const VXLAN: &str = "vxlan://203.0.113.2?vni=7&limit=none";
 const TCX: &[&str] = &["tap:eth0", "--to", VXLAN, "--attach", "tcx"];
 const CLSACT: &[&str] = &["tap:eth0", "--to", VXLAN, "--attach", "clsact"];
 /// Between two datagrams, each of which is echoed.

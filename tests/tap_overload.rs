@@ -30,7 +30,7 @@ use production::{
 use tapped::{Outcome, Tapped};
 use wire::WireCapture;
 
-const VXLAN: &str = "vxlan://203.0.113.2?vni=7";
+const VXLAN: &str = "vxlan://203.0.113.2?vni=7&limit=none";
 const TUNNEL: Tunnel = Tunnel::Vxlan { vni: 7, port: 4789 };
 
 /// Both interfaces count the same packets, and neither dropped one but the `marks`, which nobody wants.
@@ -126,7 +126,7 @@ fn super_packets_that_fit_no_ring_are_counted() {
 #[test]
 fn started_and_ended_under_load() {
     require_root!("tc");
-    const GRE: &str = "gre://203.0.113.2?key=7&transmit=raw";
+    const GRE: &str = "gre://203.0.113.2?key=7&transmit=raw&limit=none";
     let gre = Tunnel::Gre {
         key: Some(7),
         sequence: false,

@@ -8,7 +8,9 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::config::error::{ConfigError, Origin, Site};
-use crate::config::file::{At, ControlTable, Document, RuleTable, SourceTable, TargetTable, Value};
+use crate::config::file::{
+    At, BreakerTable, ControlTable, Document, RuleTable, SourceTable, TargetTable, Value,
+};
 use crate::config::settings::{Config, DEFAULT_SOCKET};
 use crate::config::{load, validate};
 
@@ -94,7 +96,7 @@ pub struct CheckArguments {
 }
 
 /// The ids of all of [`MirrorOptions`]: a file leaves no room for them.
-const MIRROR_OPTIONS: [&str; 21] = [
+const MIRROR_OPTIONS: [&str; 27] = [
     "to",
     "protocol",
     "port",
@@ -113,6 +115,12 @@ const MIRROR_OPTIONS: [&str; 21] = [
     "zero_copy",
     "transmit",
     "gso",
+    "distribution",
+    "limit",
+    "limit_packets",
+    "budget",
+    "budget_packets",
+    "load",
     "allow_link_reset",
     "allow_credential_endpoints",
     "socket",
@@ -121,10 +129,11 @@ const MIRROR_OPTIONS: [&str; 21] = [
 /// What `mirror` and `check` have in common.
 #[derive(Debug, Default, Args)]
 pub struct MirrorOptions {
-    /// Where copies go; several targets get a copy each. `vxlan://HOST[:4789]?vni=N`,
-    /// `geneve://HOST[:6081]?vni=N`, `gre://HOST[?key=N][&seq=on][&inner=ip]` or
-    /// `erspan://HOST?session=N[&version=3]`, an IPv6 HOST in brackets; further parameters:
-    /// gso=auto|on|off, transmit=auto|udp|xsk|raw, source=IP, dev=IF, ports=N, limit=none
+    /// Where copies go; several targets get a copy each, or share the flows (distribution=hash).
+    /// `vxlan://HOST[:4789]?vni=N`, `geneve://HOST[:6081]?vni=N`, `gre://HOST[?key=N][&seq=on][&inner=ip]`
+    /// or `erspan://HOST?session=N[&version=3]`, an IPv6 HOST in brackets; further parameters:
+    /// limit=RATE|none, limit_packets=RATE, distribution=all|hash, health=none|neighbour,
+    /// gso=auto|on|off, transmit=auto|udp|xsk|raw, source=IP, dev=IF, ports=N, dscp=N, ttl=N, priority=N
     #[arg(long, value_name = "URL", num_args = 1..)]
     pub to: Vec<String>,
 
@@ -223,6 +232,25 @@ pub struct MirrorOptions {
     /// UDP GSO, for every target: auto, on, off [default: auto]
     #[arg(long, value_name = "WHETHER", help_heading = "Target")]
     pub gso: Option<String>,
+    /// Which packets each target gets: all of them, or its share of the flows (hash) [default: all]
+    #[arg(long, value_name = "HOW", help_heading = "Target")]
+    pub distribution: Option<String>,
+    /// What each target gets at most: a rate like 2Gbit/s, or none [default: 1Gbit/s]
+    #[arg(long, value_name = "RATE", help_heading = "Target")]
+    pub limit: Option<String>,
+    /// Packets that each target gets at most: a rate like 200k/s [default: none]
+    #[arg(long, value_name = "RATE", help_heading = "Target")]
+    pub limit_packets: Option<String>,
+
+    /// Copy nothing while all targets together would get more than this, like 5Gbit/s
+    #[arg(long, value_name = "RATE", help_heading = "Production first")]
+    pub budget: Option<String>,
+    /// Copy nothing while all targets together would get more packets than this, like 1M/s
+    #[arg(long, value_name = "RATE", help_heading = "Production first")]
+    pub budget_packets: Option<String>,
+    /// Copy nothing while all CPUs together are busy for more of the time than this, like 90%
+    #[arg(long, value_name = "SHARE", help_heading = "Production first")]
+    pub load: Option<String>,
 
     /// Where `xtee status` finds this mirror [default: /run/xtee/xtee.sock]
     #[arg(long, value_name = "PATH")]
@@ -290,6 +318,7 @@ impl MirrorOptions {
                 let socket = Some(At::flag("--socket", path.clone()));
                 At::flag("--socket", ControlTable { socket })
             }),
+            breaker: self.breaker_table(),
             default_action: None,
         };
         validate::validate(&document, Origin::Arguments)
@@ -349,6 +378,16 @@ impl MirrorOptions {
         Some(At::flag("filter", RuleTable { action, ..filter }))
     }
 
+    fn breaker_table(&self) -> Option<At<BreakerTable>> {
+        let table = BreakerTable {
+            budget: value("--budget", &self.budget),
+            budget_packets: value("--budget-packets", &self.budget_packets),
+            load: value("--load", &self.load),
+            allowances: None,
+        };
+        (table != BreakerTable::default()).then(|| At::flag("--budget", table))
+    }
+
     fn target_table(&self, url: &str) -> At<TargetTable> {
         At::flag(
             "--to",
@@ -356,6 +395,9 @@ impl MirrorOptions {
                 url: Some(At::flag("--to", url.to_owned())),
                 transmit: text("--transmit", &self.transmit),
                 gso: text("--gso", &self.gso),
+                distribution: text("--distribution", &self.distribution),
+                limit: value("--limit", &self.limit),
+                limit_packets: value("--limit-packets", &self.limit_packets),
                 ..TargetTable::default()
             },
         )

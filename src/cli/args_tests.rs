@@ -84,6 +84,18 @@ fn arguments_and_file_make_the_same_configuration() {
         "auto",
         "--gso",
         "off",
+        "--distribution",
+        "hash",
+        "--limit",
+        "3Gbit/s",
+        "--limit-packets",
+        "200k/s",
+        "--budget",
+        "2Gbit/s",
+        "--budget-packets",
+        "1M/s",
+        "--load",
+        "80%",
         "--socket",
         "/tmp/s",
     ])
@@ -110,10 +122,17 @@ fn arguments_and_file_make_the_same_configuration() {
         direction = "in"
         mark = "1/255"
         [[target]]
-        url = "vxlan://203.0.113.2?vni=7&gso=off"
+        url = "vxlan://203.0.113.2?vni=7&gso=off&limit=3Gbit/s&limit_packets=200k/s&distribution=hash"
         [[target]]
         url = "gre://ndr.example.net?key=1"
         gso = "off"
+        distribution = "hash"
+        limit = "3Gbit/s"
+        limit_packets = "200k/s"
+        [breaker]
+        budget = "2Gbit/s"
+        budget_packets = "1M/s"
+        load = "80%"
         [control]
         socket = "/tmp/s"
     "#;

@@ -98,6 +98,8 @@ pub struct Document {
     /// `[[target]]`.
     #[serde(default)]
     pub target: Vec<At<TargetTable>>,
+    /// `[breaker]`.
+    pub breaker: Option<At<BreakerTable>>,
     /// `[control]`.
     pub control: Option<At<ControlTable>>,
     /// What happens to packets that no rule takes.
@@ -156,6 +158,22 @@ pub struct TargetTable {
     pub distribution: Option<At<String>>,
     pub oversize: Option<At<String>>,
     pub limit: Option<At<Value>>,
+    pub limit_packets: Option<At<Value>>,
+    pub dscp: Option<At<Value>>,
+    pub priority: Option<At<Value>>,
+    pub ttl: Option<At<Value>>,
+    pub health: Option<At<String>>,
+}
+
+/// `[breaker]`; see [`super::settings::Breaker`] for the meaning of the keys.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_docs)] // As above.
+pub struct BreakerTable {
+    pub budget: Option<At<Value>>,
+    pub budget_packets: Option<At<Value>>,
+    pub load: Option<At<Value>>,
+    pub allowances: Option<At<bool>>,
 }
 
 /// `[control]`.

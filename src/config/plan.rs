@@ -15,9 +15,11 @@ use serde::Serialize;
 
 use super::error::ConfigError;
 use super::facts::HostFacts;
-use super::settings::{Config, Interface, Namespace, SourceKind, ZeroCopy};
+use super::settings::{
+    Breaker, Config, Distribution, HealthCheck, Interface, Namespace, SourceKind, ZeroCopy,
+};
 use crate::mirror::rules::Action;
-use crate::packet::encap::{IpVersion, Tunnel};
+use crate::packet::encap::{IpVersion, Marking, Tunnel};
 use crate::packet::link::LinkType;
 use crate::packet::Direction;
 
@@ -50,6 +52,8 @@ pub struct Plan {
     pub rules: usize,
     /// Whether packets that no rule takes are mirrored.
     pub default_mirror: bool,
+    /// When copies are shed.
+    pub breaker: Breaker,
     /// Path of the control socket.
     pub control_socket: PathBuf,
     /// What works, but not as the user may expect.
@@ -175,6 +179,22 @@ pub struct TargetPlan {
     pub path_mtu: u32,
     /// Largest inner frame in bytes, its Ethernet header included, that fits in `path_mtu`.
     pub largest_frame: u32,
+    /// Which packets it gets.
+    pub distribution: Distribution,
+    /// What makes it unhealthy.
+    pub health: HealthCheck,
+    /// Bits a second that it gets at most: outer packets from their IP header on.
+    pub limit: Option<u64>,
+    /// Nobody asked for that limit.
+    pub limit_is_default: bool,
+    /// Packets a second that it gets at most.
+    pub limit_packets: Option<u64>,
+    /// Differentiated services code point of the outer packets; `None`: 0.
+    pub dscp: Option<u8>,
+    /// `SO_PRIORITY` of the sockets that send; `None`: the kernel's, by the code point.
+    pub priority: Option<u8>,
+    /// Time to live, or hop limit, of the outer packets; `None`: 64.
+    pub ttl: Option<u8>,
 }
 
 impl TargetPlan {
@@ -184,6 +204,17 @@ impl TargetPlan {
         match self.address {
             IpAddr::V4(_) => IpVersion::V4,
             IpAddr::V6(_) => IpVersion::V6,
+        }
+    }
+
+    /// How the outer packets are marked.
+    #[must_use]
+    pub fn marking(&self) -> Marking {
+        let unmarked = Marking::default();
+        Marking {
+            ttl: self.ttl.unwrap_or(unmarked.ttl),
+            // The code point is the upper six bits of the octet (RFC 2474).
+            tos: self.dscp.map_or(unmarked.tos, |dscp| dscp << 2),
         }
     }
 
@@ -226,11 +257,13 @@ pub fn plan(config: &Config, facts: &HostFacts) -> Result<Plan, ConfigError> {
     let sources = source::sources(config, facts, &targets, &mut warnings)?;
     shared_sequence_numbers(config, &sources, &mut warnings);
     rules_without_effect(config, &mut warnings);
+    group_of_one(config, &mut warnings);
     Ok(Plan {
         sources,
         targets,
         rules: config.rules.len(),
         default_mirror: config.default_action() == Action::Mirror,
+        breaker: config.breaker,
         control_socket: config.control_socket.clone(),
         warnings,
     })
@@ -249,6 +282,18 @@ fn shared_sequence_numbers(config: &Config, sources: &[SourcePlan], warnings: &m
                 target.name()
             ));
         }
+    }
+}
+
+/// One target alone shares with nobody.
+fn group_of_one(config: &Config, warnings: &mut Vec<String>) {
+    let hash = |target: &&super::settings::Target| target.distribution == Distribution::Hash;
+    let mut group = config.targets.iter().filter(hash);
+    if let (Some(one), None) = (group.next(), group.next()) {
+        warnings.push(format!(
+            "{}: distribution = \"hash\" for this target alone: it gets every packet",
+            one.name()
+        ));
     }
 }
 

@@ -20,6 +20,8 @@ pub const DEFAULT_FRAMES: u32 = 4096;
 pub const DEFAULT_SOURCE_PORTS: u16 = 64;
 /// First outer source port: above Linux's ephemeral range, which ends at 60999.
 pub const FIRST_SOURCE_PORT: u16 = 61000;
+/// Bits a second that a target gets unless set: what a small cloud instance can spare.
+pub const DEFAULT_LIMIT: u64 = 1_000_000_000;
 /// Where `xtee status` finds the running mirror, unless set.
 pub const DEFAULT_SOCKET: &str = "/run/xtee/xtee.sock";
 /// Workers of one source.
@@ -36,6 +38,8 @@ pub struct Config {
     pub default_action: Option<Action>,
     /// Where copies go; at least one.
     pub targets: Vec<Target>,
+    /// When copies are shed.
+    pub breaker: Breaker,
     /// Path of the control socket.
     pub control_socket: PathBuf,
 }
@@ -213,6 +217,20 @@ pub struct Target {
     pub device: Option<String>,
     /// How many outer source ports, from [`FIRST_SOURCE_PORT`] on.
     pub source_ports: u16,
+    /// Which packets it gets.
+    pub distribution: Distribution,
+    /// What makes it unhealthy.
+    pub health: HealthCheck,
+    /// Bits a second that it gets at most.
+    pub limit: LimitChoice,
+    /// Packets a second that it gets at most.
+    pub limit_packets: Option<u64>,
+    /// Differentiated services code point of the outer packets.
+    pub dscp: Option<u8>,
+    /// `SO_PRIORITY` of the sockets that send.
+    pub priority: Option<u8>,
+    /// Time to live, or hop limit, of the outer packets.
+    pub ttl: Option<u8>,
 }
 
 impl Target {
@@ -261,6 +279,73 @@ impl fmt::Display for Host {
             Host::Address(IpAddr::V4(address)) => write!(f, "{address}"),
             Host::Address(IpAddr::V6(address)) => write!(f, "[{address}]"),
             Host::Name(name) => write!(f, "{name}"),
+        }
+    }
+}
+
+/// Which packets a target gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Distribution {
+    /// Every packet.
+    All,
+    /// Its share of the flows: all targets with `hash` are one group, of which each packet goes to one.
+    Hash,
+}
+
+/// What makes a target unhealthy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum HealthCheck {
+    /// Nothing.
+    None,
+    /// There is no route, the device is down, or the next hop does not answer.
+    Neighbour,
+}
+
+/// Bits a second asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LimitChoice {
+    /// Nothing was said: [`DEFAULT_LIMIT`].
+    Default,
+    /// As much as there is.
+    None,
+    /// This.
+    Rate(u64),
+}
+
+impl LimitChoice {
+    /// Bits a second of outer packets from their IP header on; `None`: no limit.
+    #[must_use]
+    pub fn bits(self) -> Option<u64> {
+        match self {
+            LimitChoice::Default => Some(DEFAULT_LIMIT),
+            LimitChoice::None => None,
+            LimitChoice::Rate(bits) => Some(bits),
+        }
+    }
+}
+
+/// When all copies are shed because production goes first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Breaker {
+    /// Bits a second of all targets together.
+    pub budget: Option<u64>,
+    /// Packets a second of all targets together.
+    pub budget_packets: Option<u64>,
+    /// Busy time of all CPUs together, in thousandths.
+    pub load: Option<u32>,
+    /// The instance's network allowances are watched, where the driver has them.
+    pub allowances: bool,
+}
+
+impl Default for Breaker {
+    fn default() -> Self {
+        Breaker {
+            budget: None,
+            budget_packets: None,
+            load: None,
+            allowances: true,
         }
     }
 }

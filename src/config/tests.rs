@@ -1,6 +1,7 @@
 //! Good files are read, defaults filled in, the shipped files load, and no text makes the parser
 //! panic. What is refused, and how, is in `refused`.
 
+mod gets;
 mod refused;
 
 use std::path::Path;
@@ -8,7 +9,8 @@ use std::path::Path;
 use proptest::prelude::*;
 
 use super::settings::{
-    AttachChoice, GsoChoice, Host, ModeChoice, SourceKind, TransmitChoice, ZeroCopy,
+    AttachChoice, Breaker, Distribution, GsoChoice, HealthCheck, Host, LimitChoice, ModeChoice,
+    SourceKind, TransmitChoice, ZeroCopy,
 };
 use super::*;
 use crate::mirror::rules::{Action, Protocols};
@@ -52,12 +54,23 @@ snaplen = 0
 url = "vxlan://203.0.113.2?vni=7&gso=on&ports=128&source=198.51.100.9"
 transmit = "udp"
 dev = "eth2"
-distribution = "all"
+distribution = "hash"
 oversize = "drop"
 limit = "none"
+limit_packets = "1.5M/s"
+health = "none"
+dscp = "CS1"
+priority = 3
+ttl = 255
 
 [[target]]
-url = "gre://ndr.example.net?key=9&seq=on&transmit=raw"
+url = "gre://ndr.example.net?key=9&seq=on&transmit=raw&limit=2.5Gbit/s&limit_packets=none&health=neighbour&dscp=46&ttl=1"
+
+[breaker]
+budget = "5Gbit/s"
+budget_packets = "900k/s"
+load = "87.5%"
+allowances = false
 
 [control]
 socket = "/tmp/xtee.sock"
@@ -116,6 +129,12 @@ fn everything_is_read() {
     assert_eq!(vxlan.source_ports, 128);
     assert_eq!(vxlan.source, Some("198.51.100.9".parse().unwrap()));
     assert_eq!(vxlan.device.as_deref(), Some("eth2"));
+    assert_eq!(vxlan.distribution, Distribution::Hash);
+    assert_eq!(vxlan.health, HealthCheck::None);
+    assert_eq!(vxlan.limit.bits(), None);
+    assert_eq!(vxlan.limit_packets, Some(1_500_000));
+    let marks = (vxlan.dscp, vxlan.priority, vxlan.ttl);
+    assert_eq!(marks, (Some(8), Some(3), Some(255)));
     let gre = &config.targets[1];
     assert_eq!(gre.host, Host::Name("ndr.example.net".to_owned()));
     let sequenced = Tunnel::Gre {
@@ -126,6 +145,18 @@ fn everything_is_read() {
     assert_eq!(gre.encapsulation, sequenced);
     assert_eq!(gre.transmit, TransmitChoice::Raw);
     assert_eq!(gre.name(), "gre://ndr.example.net?key=9&seq=on");
+    assert_eq!(gre.health, HealthCheck::Neighbour);
+    assert_eq!(gre.limit, LimitChoice::Rate(2_500_000_000));
+    assert_eq!(gre.limit_packets, None);
+    assert_eq!((gre.dscp, gre.priority, gre.ttl), (Some(46), None, Some(1)));
+
+    let breaker = Breaker {
+        budget: Some(5_000_000_000),
+        budget_packets: Some(900_000),
+        load: Some(875),
+        allowances: false,
+    };
+    assert_eq!(config.breaker, breaker);
 }
 
 #[test]
@@ -147,6 +178,14 @@ fn defaults_are_filled_in() {
     assert!(span.busy_poll);
     assert_eq!(config.targets[0].source_ports, 64);
     assert_eq!(config.targets[0].name(), "vxlan://203.0.113.2:4789?vni=7");
+    let target = &config.targets[0];
+    assert_eq!(target.distribution, Distribution::All);
+    assert_eq!(target.health, HealthCheck::Neighbour);
+    assert_eq!(target.limit, LimitChoice::Default);
+    assert_eq!(target.limit.bits(), Some(1_000_000_000));
+    assert_eq!(target.limit_packets, None);
+    assert_eq!(config.breaker, Breaker::default());
+    assert!(config.breaker.allowances);
     let rule = "[[rule]]\naction = \"mirror\"\n";
     let config = read(&format!("{SOURCE}{rule}{TARGET}")).unwrap();
     assert_eq!(config.default_action(), Action::Skip);

@@ -30,7 +30,20 @@ impl TargetUrl {
 const SCHEMES: &str = "vxlan://HOST[:4789]?vni=N, geneve://HOST[:6081]?vni=N, \
     gre://HOST[?key=N][&seq=on][&inner=ip], erspan://HOST?session=N[&version=3]";
 /// Parameters of every target.
-const COMMON: [&str; 6] = ["gso", "transmit", "source", "dev", "ports", "limit"];
+const COMMON: [&str; 12] = [
+    "gso",
+    "transmit",
+    "source",
+    "dev",
+    "ports",
+    "distribution",
+    "health",
+    "limit",
+    "limit_packets",
+    "dscp",
+    "priority",
+    "ttl",
+];
 
 /// Parses a target's URL.
 ///

@@ -4,6 +4,7 @@
 //! Files and arguments come through here alike. The first thing that is wrong ends it, with one
 //! error that says where, what, and what is allowed.
 
+mod breaker;
 mod rule;
 mod source;
 mod target;
@@ -61,12 +62,14 @@ pub fn validate(document: &Document, origin: Origin<'_>) -> Result<Config, Confi
         return Err(check.fault(&first.site, "rule", wrong));
     }
     let targets = check.targets(&document.target)?;
+    let breaker = check.breaker(document.breaker.as_ref())?;
     let control_socket = check.control(document.control.as_ref())?;
     Ok(Config {
         sources,
         rules,
         default_action,
         targets,
+        breaker,
         control_socket,
     })
 }

@@ -171,6 +171,158 @@ pub fn size(value: &Value, limits: RangeInclusive<u32>) -> Result<u32, Wrong> {
     }
 }
 
+/// Largest number of bits, and of packets, a second.
+const MOST_BITS: u64 = 1_000_000_000_000;
+const MOST_PACKETS: u64 = 1_000_000_000;
+/// Fewer bits a second than this are a mistake: one packet of 1500 bytes takes longer than a second.
+const LEAST_BITS: u64 = 8000;
+
+/// Bits a second: `"2Gbit/s"`, `"1.5Mbit/s"`.
+///
+/// # Errors
+/// Not such a rate, or out of range.
+pub fn bit_rate(text: &str) -> Result<u64, Wrong> {
+    const ALLOWED: &str =
+        "a rate from 8kbit/s to 1Tbit/s, like \"2Gbit/s\" (units: bit/s, kbit/s, Mbit/s, Gbit/s)";
+    let units = [
+        ("Tbit/s", 1_000_000_000_000),
+        ("Gbit/s", 1_000_000_000),
+        ("Mbit/s", 1_000_000),
+        ("kbit/s", 1000),
+        ("bit/s", 1),
+    ];
+    rate(text, &units, LEAST_BITS..=MOST_BITS, ALLOWED)
+}
+
+/// Packets a second: `"200k/s"`, `"1.5M/s"`, `"500/s"`.
+///
+/// # Errors
+/// Not such a rate, or out of range.
+pub fn packet_rate(text: &str) -> Result<u64, Wrong> {
+    const ALLOWED: &str =
+        "packets a second from 1/s to 1000M/s, like \"200k/s\" (units: /s, k/s, M/s)";
+    let units = [("M/s", 1_000_000), ("k/s", 1000), ("/s", 1)];
+    rate(text, &units, 1..=MOST_PACKETS, ALLOWED)
+}
+
+/// A decimal number and its unit; the first unit that the text ends with counts.
+fn rate(
+    text: &str,
+    units: &[(&str, u64)],
+    limits: RangeInclusive<u64>,
+    allowed: &str,
+) -> Result<u64, Wrong> {
+    let wrong = |what: String| Wrong::new(what, allowed);
+    let found = units
+        .iter()
+        .find_map(|(unit, factor)| Some((text.strip_suffix(unit)?.trim(), *factor)));
+    let Some((number, factor)) = found else {
+        return Err(wrong(format!("`{text}` has no unit of a rate")));
+    };
+    let rate = decimal(number, factor).ok_or_else(|| wrong(format!("`{text}` is not a rate")))?;
+    if limits.contains(&rate) {
+        Ok(rate)
+    } else {
+        Err(wrong(format!("{text} is out of range")))
+    }
+}
+
+/// `factor` times a decimal number like `1.25`, where that is a whole number.
+fn decimal(text: &str, factor: u64) -> Option<u64> {
+    let (whole, fraction) = text.split_once('.').unwrap_or((text, "0"));
+    let scale = 10u64.checked_pow(u32::try_from(fraction.len()).ok()?)?;
+    let rest = digits(fraction)?.checked_mul(factor)?;
+    let whole = digits(whole)?.checked_mul(factor)?;
+    (rest % scale == 0).then(|| whole.checked_add(rest / scale))?
+}
+
+/// Code points by name: RFC 2474, RFC 2597, RFC 3246, RFC 5865, RFC 8622.
+const CODE_POINTS: [(&str, u8); 23] = [
+    ("cs0", 0),
+    ("cs1", 8),
+    ("cs2", 16),
+    ("cs3", 24),
+    ("cs4", 32),
+    ("cs5", 40),
+    ("cs6", 48),
+    ("cs7", 56),
+    ("af11", 10),
+    ("af12", 12),
+    ("af13", 14),
+    ("af21", 18),
+    ("af22", 20),
+    ("af23", 22),
+    ("af31", 26),
+    ("af32", 28),
+    ("af33", 30),
+    ("af41", 34),
+    ("af42", 36),
+    ("af43", 38),
+    ("ef", 46),
+    ("voice-admit", 44),
+    ("le", 1),
+];
+
+/// A differentiated services code point: a number from 0 to 63, or its name.
+///
+/// # Errors
+/// Neither.
+pub fn dscp(text: &str) -> Result<u8, Wrong> {
+    let named = CODE_POINTS
+        .iter()
+        .find(|(name, _)| name.eq_ignore_ascii_case(text));
+    let number = || digits(text).and_then(|number| u8::try_from(number).ok());
+    let found = named.map(|(_, number)| *number).or_else(number);
+    found.filter(|number| *number < 64).ok_or_else(|| {
+        Wrong::new(
+            format!("`{text}` is not a DSCP"),
+            "a number from 0 to 63, or a name like cs1, af11, ef, le",
+        )
+    })
+}
+
+/// A number in a range.
+///
+/// # Errors
+/// Not a number, or out of range.
+pub fn small_number(text: &str, limits: RangeInclusive<u8>) -> Result<u8, Wrong> {
+    let number = digits(text).and_then(|number| u8::try_from(number).ok());
+    number
+        .filter(|number| limits.contains(number))
+        .ok_or_else(|| {
+            Wrong::new(
+                format!("`{text}` is not possible"),
+                format!("a number from {} to {}", limits.start(), limits.end()),
+            )
+        })
+}
+
+/// A share of the whole in thousandths: `"90%"`, `"87.5%"`.
+///
+/// # Errors
+/// Not a percentage from 1 to 100.
+pub fn percentage(text: &str) -> Result<u32, Wrong> {
+    const ALLOWED: &str = "a percentage from 1% to 100%, like \"90%\"";
+    let number = text.strip_suffix('%').map(str::trim);
+    let thousandths = number.and_then(|number| decimal(number, 10));
+    match thousandths.and_then(|number| u32::try_from(number).ok()) {
+        Some(number) if (10..=1000).contains(&number) => Ok(number),
+        _ => Err(Wrong::new(format!("`{text}` is not possible"), ALLOWED)),
+    }
+}
+
+/// Bits a second in the largest unit that leaves a whole number.
+#[must_use]
+pub fn human_bits(bits: u64) -> String {
+    match bits {
+        0 => "0bit/s".to_owned(),
+        _ if bits % 1_000_000_000 == 0 => format!("{}Gbit/s", bits / 1_000_000_000),
+        _ if bits % 1_000_000 == 0 => format!("{}Mbit/s", bits / 1_000_000),
+        _ if bits % 1000 == 0 => format!("{}kbit/s", bits / 1000),
+        _ => format!("{bits}bit/s"),
+    }
+}
+
 /// A power of two of bytes, in the largest unit that leaves a whole number.
 #[must_use]
 pub fn human(bytes: u32) -> String {

@@ -7,17 +7,22 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
+use arc_swap::ArcSwap;
 
 use super::outputs::{exclusions, signatures, Opener};
 use super::paths::Successor;
 use super::presence::Presence;
+use super::shedding::{Probes, Shedding};
 use super::span::RunningSpan;
 use super::tap::{RunningTap, Started};
+use super::targets::Targets;
 use crate::config::plan::{Capture, Plan, Transmitter};
 use crate::config::settings::Config;
-use crate::host::clock::utc_offset;
+use crate::host::clock::{monotonic, utc_offset};
 use crate::host::limits::raise_open_files;
 use crate::host::watch::{PathTarget, PathWatch};
+use crate::mirror::path::PathState;
+use crate::mirror::selection::TargetSet;
 use crate::mirror::tables::{compile_with_default, Tables};
 use crate::packet::signature::OwnFlow;
 use crate::telemetry::observer::{Observer, TargetObserver};
@@ -37,6 +42,8 @@ pub struct Shared<'t> {
     pub breaker: Breaker,
     /// Our outer flows.
     pub signatures: Arc<[OwnFlow]>,
+    /// Which targets get what.
+    pub targets: Arc<ArcSwap<TargetSet>>,
     /// Ends the workers.
     pub stop: Stop,
 }
@@ -54,6 +61,8 @@ pub struct Mirror {
     stop: Stop,
     observer: Arc<Observer>,
     successors: Vec<Successor>,
+    targets: Targets,
+    shedding: Shedding,
     paths: Option<PathWatch>,
     presence: Presence,
     utc: UtcOffset,
@@ -85,11 +94,14 @@ impl Mirror {
         let paths = (0..plan.targets.len())
             .map(|index| watch.path(index).context("a target without a path"))
             .collect::<anyhow::Result<Vec<_>>>()?;
+        let targets = Targets::new(plan, &paths);
+        let shedding = Shedding::new(plan, &paths, Probes::of_host());
         let shared = Shared {
             tables: &tables,
             rules: config.rules.len(),
             breaker: Breaker::default(),
             signatures: signatures(plan, &paths).into(),
+            targets: targets.published(),
             stop: Stop::default(),
         };
         let asked = config
@@ -123,7 +135,7 @@ impl Mirror {
             };
             started.push(began);
         }
-        let observer = observe(plan, &paths, started, shared.breaker.clone());
+        let observer = observe(plan, &paths, started, &shared, &shedding);
         for (source, observed) in sources.list.iter_mut().zip(&observer.sources) {
             match source {
                 Source::Tap(tap) => tap.attach(),
@@ -136,6 +148,8 @@ impl Mirror {
             stop: shared.stop.clone(),
             observer: Arc::new(observer),
             successors: opener.successors,
+            targets,
+            shedding,
             paths: Some(watch),
             presence,
             utc,
@@ -158,7 +172,12 @@ impl Mirror {
     pub fn tend(&mut self) -> anyhow::Result<Vec<String>> {
         self.presence.check()?;
         self.utc.set(utc_offset());
-        let mut news: Vec<String> = Vec::new();
+        let now = monotonic();
+        let mut news: Vec<String> = self.targets.tend(now);
+        if let Some((reason, text)) = self.shedding.tend(now, &self.observer) {
+            self.targets.shed(reason);
+            news.push(text);
+        }
         for (source, observed) in self.sources.iter_mut().zip(&self.observer.sources) {
             if let Source::Tap(tap) = source {
                 let name = &observed.name;
@@ -175,7 +194,7 @@ impl Mirror {
             let seconds = self
                 .observer
                 .breaker
-                .remaining(crate::host::clock::monotonic())
+                .remaining(monotonic())
                 .div_ceil(1_000_000_000);
             news.push(format!(
                 "STOPPED MIRRORING for {seconds} s: our own copies come back to the source, so the mirror would feed \
@@ -271,9 +290,10 @@ fn end(sources: &mut [Source], stop: &Stop) -> anyhow::Result<()> {
 
 fn observe(
     plan: &Plan,
-    paths: &[Arc<arc_swap::ArcSwap<crate::mirror::path::PathState>>],
+    paths: &[Arc<ArcSwap<PathState>>],
     started: Vec<Started>,
-    breaker: Breaker,
+    shared: &Shared<'_>,
+    shedding: &Shedding,
 ) -> Observer {
     let mut targets: Vec<TargetObserver> = plan
         .targets
@@ -281,6 +301,7 @@ fn observe(
         .zip(paths)
         .map(|(target, path)| TargetObserver {
             url: target.url.clone(),
+            distribution: target.distribution,
             transmit: Vec::new(),
             by_socket: target.transmit.value != Transmitter::Xsk,
             path: path.clone(),
@@ -301,6 +322,8 @@ fn observe(
         started: Instant::now(),
         sources,
         targets,
-        breaker,
+        set: shared.targets.clone(),
+        breaker: shared.breaker.clone(),
+        times_shed: shedding.times(),
     }
 }

@@ -13,6 +13,8 @@ mod paths;
 mod presence;
 pub mod privilege;
 pub mod server;
+mod shedding;
 mod span;
 mod tap;
+mod targets;
 mod thread;

@@ -13,9 +13,13 @@ use super::explain::explain;
 use super::paths::Successor;
 use crate::bpf::own_flows::own_flows;
 use crate::config::plan::{Plan, TargetPlan, Transmitter as Planned, UdpSend};
-use crate::config::settings::TransmitChoice;
+use crate::config::settings::{Distribution, TransmitChoice};
+use crate::host::clock::monotonic;
+use crate::mirror::limit::{Limit, Rates};
 use crate::mirror::path::{PathProblem, PathState};
-use crate::packet::encap::{Marking, Tunnel, FIRST_SOURCE_PORT};
+use crate::mirror::selection::{Selection, Terms};
+use crate::packet::encap::{Tunnel, FIRST_SOURCE_PORT};
+use crate::packet::headers::ETHERNET_HEADER;
 use crate::packet::signature::OwnFlow;
 use crate::packet::DEFAULT_PACKETS;
 use crate::transmit::auto::{AutoSender, SocketSender};
@@ -40,6 +44,8 @@ pub struct Opener<'p> {
     pub asked: Vec<TransmitChoice>,
     /// The targets' paths, in the same order.
     pub paths: Vec<Arc<ArcSwap<PathState>>>,
+    /// What each target gets, in the same order; all workers have it in common.
+    terms: Vec<Terms>,
     /// Queues taken by an AF_XDP transmitter, by device: a queue has one owner.
     taken: HashMap<u32, u32>,
     /// One for each target and tunnel, which all workers share.
@@ -88,6 +94,7 @@ impl<'p> Opener<'p> {
             targets: &plan.targets,
             asked,
             paths,
+            terms: terms(plan),
             taken: HashMap::new(),
             sequences: HashMap::new(),
             utc,
@@ -143,7 +150,9 @@ impl<'p> Opener<'p> {
             let (transmitter, words) = self
                 .open_one(index, umem, tap, &mut own_port)
                 .with_context(|| format!("target {}", self.targets[index].url))?;
+            let selection = Selection::new(self.terms[index].clone(), DEFAULT_PACKETS);
             opened.outputs.push(Output::new(
+                selection,
                 transmitter,
                 self.paths[index].clone(),
                 counters.clone(),
@@ -269,7 +278,7 @@ impl<'p> Opener<'p> {
             wrapping: self.wrapping(index),
             destination: target.address,
             source: target.source,
-            marking: Marking::default(),
+            marking: target.marking(),
         };
         self.successors.push(Successor::new(
             self.paths[index].clone(),
@@ -287,6 +296,41 @@ impl<'p> Opener<'p> {
     }
 }
 
+/// What each target gets. Limits begin now.
+fn terms(plan: &Plan) -> Vec<Terms> {
+    let now = monotonic();
+    let budgeted = plan.breaker.budget.is_some() || plan.breaker.budget_packets.is_some();
+    let each = plan.targets.iter().enumerate();
+    each.map(|(number, target)| {
+        let rates = Rates {
+            bits: target.limit,
+            packets: target.limit_packets,
+        };
+        Terms {
+            share: share_number(target, number),
+            limit: Limit::new(rates, now).map(Arc::new),
+            overhead: added(target),
+            measured: budgeted,
+        }
+    })
+    .collect()
+}
+
+/// Bytes that a copy's outer packet has more than its frame, from the outer IP header on.
+pub(super) fn added(target: &TargetPlan) -> u32 {
+    let stripped = target.encapsulation.stripped(ETHERNET_HEADER);
+    u32::try_from(target.overhead().saturating_sub(stripped)).unwrap_or(0)
+}
+
+/// The number by which the hash group knows a target of it.
+pub(super) fn share_number(target: &TargetPlan, number: usize) -> Option<u8> {
+    match target.distribution {
+        Distribution::All => None,
+        // The loop guard's table is smaller than this.
+        Distribution::Hash => u8::try_from(number).ok(),
+    }
+}
+
 /// Opens a queue for sending, in copy mode: on an uplink nothing else is allowed, and it needs no XDP
 /// program and resets no link.
 pub(super) fn open_port(umem: &Umem, device: &str, queue: u32) -> Result<TxPort, XskError> {
@@ -301,7 +345,8 @@ fn endpoint(target: &TargetPlan) -> Endpoint {
         destination: target.address,
         port: target.encapsulation.udp_port().unwrap_or(0),
         device: target.bind_device.then(|| target.device.clone()),
-        marking: Marking::default(),
+        marking: target.marking(),
+        priority: target.priority,
     }
 }
 

@@ -16,6 +16,7 @@ pub mod features;
 pub mod hooks;
 pub mod limits;
 pub mod link;
+pub mod load;
 pub mod namespace;
 pub mod neighbour;
 pub mod netdev;

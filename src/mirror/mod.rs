@@ -1,12 +1,19 @@
-//! The rules of what is mirrored: their shape, the tables the kernel programs look them up in, and
-//! the slow matcher that both are tested against.
+//! What is mirrored, and which target gets which copy: the rules and their tables, the paths, the shares of
+//! the flows, the limits, the health.
 //!
 //! Pure: no socket, no ring, no clock, no import of the control plane. The configuration compiles
-//! rules into [`tables::Tables`]; `bpf` writes those tables into maps; the kernel programs match.
+//! rules into [`tables::Tables`]; `bpf` writes those tables into maps; the kernel programs match, and
+//! the slow matcher in [`reference`] is what both are tested against. Control publishes a
+//! [`selection::TargetSet`]; the workers go by it.
 
 #![forbid(unsafe_code)]
 
+pub mod health;
+pub mod limit;
 pub mod path;
 pub mod reference;
 pub mod rules;
+pub mod selection;
+pub mod share;
+pub mod shed;
 pub mod tables;

@@ -1,16 +1,20 @@
 //! What can be read of a running mirror, shared by the status server and the main thread.
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
 
 use super::status::{
-    add_drop, nothing_dropped, BreakerStatus, SourceStatus, Status, TargetStatus, WorkerStatus,
+    add_drop, nothing_dropped, BreakerStatus, SheddingStatus, SourceStatus, Status, TargetStatus,
+    WorkerStatus,
 };
 use crate::bpf::{self, counters::CounterReader};
+use crate::config::settings::Distribution;
 use crate::mirror::path::PathState;
+use crate::mirror::selection::TargetSet;
 use crate::reason::Reason;
 use crate::worker::breaker::Breaker;
 use crate::worker::counters::{SourceCounters, TargetCounters};
@@ -77,6 +81,8 @@ pub struct SourceObserver {
 pub struct TargetObserver {
     /// The target's URL.
     pub url: String,
+    /// Which packets it gets.
+    pub distribution: Distribution,
     /// Who sends, by worker; the same text where all have the same.
     pub transmit: Vec<String>,
     /// Copies leave by a socket, which any device will do for.
@@ -96,8 +102,12 @@ pub struct Observer {
     pub sources: Vec<SourceObserver>,
     /// Its targets.
     pub targets: Vec<TargetObserver>,
+    /// Which targets get what now.
+    pub set: Arc<ArcSwap<TargetSet>>,
     /// Its breaker.
     pub breaker: Breaker,
+    /// How often copies began to be shed.
+    pub times_shed: Arc<AtomicU64>,
 }
 
 impl Observer {
@@ -116,13 +126,26 @@ impl Observer {
                 .iter()
                 .map(SourceObserver::status)
                 .collect::<Result<_, _>>()?,
-            targets: self.targets.iter().map(TargetObserver::status).collect(),
+            targets: self.target_statuses(),
             breaker: BreakerStatus {
                 open: self.breaker.is_open(now),
                 times_opened: self.breaker.times_opened(),
                 remaining_seconds: self.breaker.remaining(now).div_ceil(1_000_000_000),
             },
+            shedding: SheddingStatus {
+                reason: self.set.load().shed.map(|reason| reason.name().to_owned()),
+                times: self.times_shed.load(Ordering::Relaxed),
+            },
         })
+    }
+}
+
+impl Observer {
+    fn target_statuses(&self) -> Vec<TargetStatus> {
+        let set = self.set.load();
+        let each = self.targets.iter().enumerate();
+        each.map(|(number, target)| target.status(set.is_unhealthy(number)))
+            .collect()
     }
 }
 
@@ -190,7 +213,7 @@ impl SourceObserver {
 }
 
 impl TargetObserver {
-    fn status(&self) -> TargetStatus {
+    fn status(&self, unhealthy: bool) -> TargetStatus {
         let sum = |count: fn(&TargetCounters) -> u64| -> u64 {
             self.workers.iter().map(|worker| count(worker)).sum()
         };
@@ -222,7 +245,13 @@ impl TargetObserver {
             sent_bytes: sum(|worker| worker.sent_bytes.get()),
             dropped,
             in_flight: sum(|worker| worker.in_flight.get()),
-            healthy: problem.is_none(),
+            // A target of the hash group that is back has its flows again a second later.
+            healthy: problem.is_none() && !(unhealthy && self.distribution == Distribution::Hash),
+            distribution: match self.distribution {
+                Distribution::All => "all",
+                Distribution::Hash => "hash",
+            }
+            .to_owned(),
             path: match problem {
                 Some(problem) => problem.describe().to_owned(),
                 None => format!("by {} from {}", path.device, path.source_ip),

@@ -27,6 +27,8 @@ pub struct Status {
     pub targets: Vec<TargetStatus>,
     /// The amplification breaker.
     pub breaker: BreakerStatus,
+    /// The breaker for the mirror's cost.
+    pub shedding: SheddingStatus,
 }
 
 /// One source.
@@ -86,6 +88,8 @@ pub struct WorkerStatus {
 pub struct TargetStatus {
     /// The target's URL.
     pub url: String,
+    /// Which packets it gets: `all`, or `hash` for its share of the flows.
+    pub distribution: String,
     /// Who sends.
     pub transmit: String,
     /// Packets that were to be sent.
@@ -119,6 +123,15 @@ pub struct BreakerStatus {
     pub times_opened: u64,
     /// Seconds until copying is tried again.
     pub remaining_seconds: u64,
+}
+
+/// The breaker for the mirror's cost: production goes first.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SheddingStatus {
+    /// Why nothing is copied now, by its name among the reasons of dropped packets.
+    pub reason: Option<String>,
+    /// How often copies began to be shed.
+    pub times: u64,
 }
 
 /// All reasons with nothing dropped.
@@ -165,13 +178,24 @@ impl Status {
             );
             captured += source.captured;
         }
-        for target in &self.targets {
-            let url = &target.url;
+        let shared = |target: &&TargetStatus| target.distribution == "hash";
+        if self.targets.iter().any(|target| shared(&target)) {
+            let group = self.targets.iter().filter(shared);
             check(
-                format!("{url}: offered = captured"),
-                target.offered,
+                "the targets that share the flows: offered = captured".to_owned(),
+                group.map(|target| target.offered).sum(),
                 captured,
             );
+        }
+        for target in &self.targets {
+            let url = &target.url;
+            if !shared(&target) {
+                check(
+                    format!("{url}: offered = captured"),
+                    target.offered,
+                    captured,
+                );
+            }
             let accounted = target.sent_packets + total(&target.dropped) + target.in_flight;
             check(
                 format!("{url}: offered = sent + dropped + in flight"),
@@ -197,6 +221,17 @@ impl fmt::Display for Status {
                 f,
                 "breaker   {state}, opened {} times: our own copies came back",
                 self.breaker.times_opened
+            )?;
+        }
+        if self.shedding.times > 0 {
+            let now = match &self.shedding.reason {
+                Some(reason) => format!("all copies now, for {reason}"),
+                None => "nothing now".to_owned(),
+            };
+            writeln!(
+                f,
+                "shedding  {now}; began {} times: production goes first",
+                self.shedding.times
             )?;
         }
         Ok(())
@@ -320,6 +355,25 @@ mod tests {
             break_it(&mut status);
             assert!(!status.imbalances().is_empty());
         }
+    }
+
+    #[test]
+    fn targets_that_share_the_flows_have_been_offered_each_packet_once() {
+        let mut status = balanced();
+        let share = |offered: u64| TargetStatus {
+            distribution: "hash".to_owned(),
+            offered,
+            sent_packets: offered,
+            dropped: nothing_dropped(),
+            ..TargetStatus::default()
+        };
+        status.targets.extend([share(2), share(3)]);
+        assert_eq!(status.imbalances(), Vec::<String>::new());
+        status.targets[1] = share(3);
+        assert_eq!(status.imbalances().len(), 1);
+        // The one that gets all is not one of the group.
+        status.targets[0].distribution = "hash".to_owned();
+        assert!(!status.imbalances().is_empty());
     }
 
     #[test]

@@ -20,10 +20,16 @@ use crate::reason::Reason;
 /// Why AF_XDP cannot send on this path now, if so.
 #[must_use]
 pub fn path_reason(path: &PathState) -> Option<Reason> {
-    path.problem.map(|problem| match problem {
+    path.problem.map(reason_of)
+}
+
+/// What a path's problem means for the balance.
+#[must_use]
+pub fn reason_of(problem: PathProblem) -> Reason {
+    match problem {
         PathProblem::NoRoute | PathProblem::Down | PathProblem::NotEthernet => Reason::NoRoute,
         PathProblem::NoNeighbour => Reason::NoNeighbour,
-    })
+    }
 }
 
 /// Why a socket cannot send on this path now, if so. The kernel resolves the next hop for it.

@@ -20,6 +20,8 @@ pub struct Endpoint {
     pub device: Option<String>,
     /// TTL and DSCP.
     pub marking: Marking,
+    /// Class in the host's queueing disciplines; `None`: the kernel's choice.
+    pub priority: Option<u8>,
 }
 
 impl Endpoint {
@@ -108,6 +110,11 @@ fn prepare(socket: &OwnedFd, endpoint: &Endpoint) -> io::Result<()> {
     };
     for (name, value) in options {
         set(socket, level, name, value)?;
+    }
+    if let Some(priority) = endpoint.priority {
+        // After the type of service, which sets it too.
+        let priority = libc::c_int::from(priority);
+        set(socket, libc::SOL_SOCKET, libc::SO_PRIORITY, priority)?;
     }
     if set(socket, libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, SEND_BUFFER).is_err() {
         set(socket, libc::SOL_SOCKET, libc::SO_SNDBUF, SEND_BUFFER)?;

@@ -77,6 +77,8 @@ pub struct SourceCounters {
     pub sleeps: Counter,
     /// Frames handed over to the worker that owns their flow.
     pub handed_over: Counter,
+    /// Bytes of the packets that were dropped before any target because production goes first.
+    pub shed_bytes: Counter,
     /// Frames in which our own copy stood (see `worker::breaker`).
     pub own_signatures: Counter,
     /// 1 once the worker has ended.
@@ -89,6 +91,9 @@ pub struct SourceCounters {
 pub struct TargetCounters {
     /// Packets that were to be sent.
     pub offered: Counter,
+    /// Bytes of the outer packets that were to be sent, from their IP header on; counted where a budget
+    /// needs them.
+    pub offered_bytes: Counter,
     /// Packets that left: the kernel took them (UDP, raw) or completed them (AF_XDP).
     pub sent_packets: Counter,
     /// Bytes of the outer packets that left, from their IP header on.

@@ -1,4 +1,5 @@
-//! The targets as one worker sees them: each with its transmitter, its path and its counters.
+//! The targets as one worker sees them: each with what it gets of a batch, its transmitter, its path and its
+//! counters.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -6,9 +7,12 @@ use std::time::Duration;
 use arc_swap::{ArcSwap, Cache};
 
 use super::counters::TargetCounters;
-use crate::mirror::path::PathState;
-use crate::packet::{Direction, PacketList};
+use crate::mirror::path::{PathProblem, PathState};
+use crate::mirror::selection::{self, Selection, TargetSet};
+use crate::packet::{Direction, PacketList, DEFAULT_PACKETS};
+use crate::reason::Reason;
 use crate::source::{Capture, Frames};
+use crate::transmit;
 use crate::transmit::auto::AutoSender;
 use crate::transmit::raw::RawSender;
 use crate::transmit::udp::UdpSender;
@@ -29,6 +33,15 @@ pub enum Transmitter {
 }
 
 impl Transmitter {
+    /// What stops copies on an unhealthy path and what the transmitter itself does not look at: where the
+    /// next hop does not answer, the kernel drops what sockets send without a word.
+    fn obstacle(&self, path: &PathState) -> Option<Reason> {
+        match (self, path.problem) {
+            (Transmitter::Xsk(_), _) | (_, None | Some(PathProblem::NotEthernet)) => None,
+            (_, Some(problem)) => Some(transmit::reason_of(problem)),
+        }
+    }
+
     /// The AF_XDP transmitter, where there is one.
     fn xsk(&mut self) -> Option<&mut XskSender> {
         match self {
@@ -42,24 +55,56 @@ impl Transmitter {
 /// One target of one worker.
 #[derive(Debug)]
 pub struct Output {
+    selection: Selection,
     transmitter: Transmitter,
     path: Cache<Arc<ArcSwap<PathState>>, Arc<PathState>>,
     counters: Arc<TargetCounters>,
 }
 
 impl Output {
-    /// A target with its transmitter; `path` is published by control.
+    /// A target with what it gets and its transmitter; `path` is published by control.
     #[must_use]
     pub fn new(
+        selection: Selection,
         transmitter: Transmitter,
         path: Arc<ArcSwap<PathState>>,
         counters: Arc<TargetCounters>,
     ) -> Output {
         Output {
+            selection,
             transmitter,
             path: Cache::new(path),
             counters,
         }
+    }
+}
+
+/// What of a batch a target is to be sent; the rest of what is its is counted.
+fn choose<'p>(
+    selection: &'p mut Selection,
+    packets: PacketList<'p>,
+    owners: &[u8],
+    obstacle: Option<Reason>,
+    frames: &impl Frames,
+    counters: &TargetCounters,
+) -> Option<PacketList<'p>> {
+    let chosen = match obstacle {
+        Some(reason) => {
+            let share = selection.share(packets, owners);
+            count_unsent(counters, reason, share.len() as u64);
+            return None;
+        }
+        None => selection.choose(packets, owners, |frame| frames.capture(frame).timestamp_ns),
+    };
+    count_unsent(counters, Reason::Limit, chosen.limited);
+    counters.offered_bytes.add(chosen.bytes);
+    (!chosen.packets.is_empty()).then_some(chosen.packets)
+}
+
+fn count_unsent(counters: &TargetCounters, reason: Reason, packets: u64) {
+    if packets > 0 {
+        counters.offered.add(packets);
+        counters.dropped.add(reason, packets);
     }
 }
 
@@ -70,12 +115,14 @@ pub struct Outputs {
     pool: Option<Pool>,
     /// The AF_XDP output that sends a span's frames in place.
     in_place: Option<usize>,
+    set: Cache<Arc<ArcSwap<TargetSet>>, Arc<TargetSet>>,
+    owners: Vec<u8>,
 }
 
 impl Outputs {
-    /// `pool` is needed where a transmitter is AF_XDP, and by a span.
+    /// `pool` is needed where a transmitter is AF_XDP, and by a span; `set` is published by control.
     #[must_use]
-    pub fn new(list: Vec<Output>, pool: Option<Pool>) -> Outputs {
+    pub fn new(list: Vec<Output>, pool: Option<Pool>, set: Arc<ArcSwap<TargetSet>>) -> Outputs {
         let in_place = list
             .iter()
             .rposition(|output| matches!(output.transmitter, Transmitter::Xsk(_)));
@@ -83,7 +130,15 @@ impl Outputs {
             list,
             pool,
             in_place,
+            set: Cache::new(set),
+            owners: Vec::with_capacity(DEFAULT_PACKETS),
         }
+    }
+
+    /// Why nothing is to be copied now, if so. To be asked before a batch is cut into packets.
+    #[inline]
+    pub fn shed(&mut self) -> Option<Reason> {
+        self.set.load().shed
     }
 
     /// The frames.
@@ -91,35 +146,56 @@ impl Outputs {
         self.pool.as_mut()
     }
 
-    /// Gives every packet of a batch to every target.
+    /// Gives every target what it gets of a batch.
     pub fn send(&mut self, packets: PacketList<'_>, frames: &impl Frames) {
         if packets.is_empty() {
             return;
         }
+        self.share_out(packets);
         for index in 0..self.list.len() {
             self.send_one(index, packets, frames);
         }
     }
 
+    /// Finds out whose each packet is, once for all targets of the hash group.
+    fn share_out(&mut self, packets: PacketList<'_>) {
+        match &self.set.load().shares {
+            Some(shares) => selection::owners(packets, shares, &mut self.owners),
+            None => self.owners.clear(),
+        }
+    }
+
     fn send_one(&mut self, index: usize, packets: PacketList<'_>, frames: &impl Frames) {
-        let output = &mut self.list[index];
-        let path = output.path.load();
-        match (&mut output.transmitter, self.pool.as_mut()) {
-            (Transmitter::Udp(sender), _) => sender.send(packets, frames, path, &output.counters),
-            (Transmitter::Raw(sender), _) => sender.send(packets, frames, path, &output.counters),
+        let Output {
+            selection,
+            transmitter,
+            path,
+            counters,
+        } = &mut self.list[index];
+        let path = path.load();
+        let unhealthy = self.set.load().is_unhealthy(index);
+        let obstacle = unhealthy.then(|| transmitter.obstacle(path)).flatten();
+        let pool = self.pool.as_mut();
+        let chosen = choose(selection, packets, &self.owners, obstacle, frames, counters);
+        let Some(packets) = chosen else {
+            // Its frames would be missing to others.
+            if let (Some(sender), Some(pool)) = (transmitter.xsk(), pool) {
+                sender.idle(pool, counters);
+            }
+            return;
+        };
+        match (transmitter, pool) {
+            (Transmitter::Udp(sender), _) => sender.send(packets, frames, path, counters),
+            (Transmitter::Raw(sender), _) => sender.send(packets, frames, path, counters),
             (Transmitter::Xsk(sender), Some(pool)) => {
-                sender.send(packets, frames, path, pool, &output.counters)
+                sender.send(packets, frames, path, pool, counters);
             }
             (Transmitter::Auto(sender), Some(pool)) => {
-                sender.send(packets, frames, path, pool, &output.counters);
+                sender.send(packets, frames, path, pool, counters);
             }
             (Transmitter::Xsk(_) | Transmitter::Auto(_), None) => {
                 // Control never makes an AF_XDP output without a pool; the balance holds all the same.
-                output.counters.offered.add(packets.len() as u64);
-                output
-                    .counters
-                    .dropped
-                    .add(crate::reason::Reason::TxFull, packets.len() as u64);
+                count_unsent(counters, Reason::TxFull, packets.len() as u64);
             }
         }
     }
@@ -127,47 +203,57 @@ impl Outputs {
     /// Gives a span's frames to every target: to those that copy first, to the last AF_XDP target in
     /// place. `packets` are the frames without their `room`. Takes the frames; none is left behind.
     pub fn send_span(&mut self, packets: PacketList<'_>, frames: &mut SpanFrames) {
+        self.share_out(packets);
         for index in 0..self.list.len() {
             if Some(index) != self.in_place {
                 self.send_one(index, packets, frames);
             }
         }
-        let Some(pool) = self.pool.as_mut() else {
-            return;
-        };
-        let Some(index) = self.in_place else {
+        self.send_in_place(packets, frames);
+        if let Some(pool) = self.pool.as_mut() {
             for frame in frames.list.drain(..) {
                 pool.put(frame.into_free());
             }
-            return;
-        };
-        let output = &mut self.list[index];
-        let path = output.path.load();
-        let Transmitter::Xsk(sender) = &mut output.transmitter else {
-            return;
-        };
-        if let Some(reason) = sender.begin(path, pool, &output.counters) {
-            output.counters.offered.add(frames.list.len() as u64);
-            output
-                .counters
-                .dropped
-                .add(reason, frames.list.len() as u64);
-            for frame in frames.list.drain(..) {
-                pool.put(frame.into_free());
-            }
-            return;
         }
+    }
+
+    /// Sends those frames in place that the in-place target gets; leaves the others, or all.
+    fn send_in_place(&mut self, packets: PacketList<'_>, frames: &mut SpanFrames) {
+        let (Some(pool), Some(index)) = (self.pool.as_mut(), self.in_place) else {
+            return;
+        };
+        let Output {
+            selection,
+            transmitter: Transmitter::Xsk(sender),
+            path,
+            counters,
+        } = &mut self.list[index]
+        else {
+            return;
+        };
+        let path = path.load();
+        let obstacle = sender.begin(path, pool, counters);
+        let chosen = choose(selection, packets, &self.owners, obstacle, frames, counters);
+        let Some(chosen) = chosen else {
+            return;
+        };
+        // The list is the frames in order, one packet each; what is chosen is some of them in order.
+        let mut chosen = chosen.refs().iter().peekable();
         let (room, capture) = (frames.room, frames.capture(0));
-        for (frame, packet) in frames.list.drain(..).zip(packets.refs()) {
+        for (number, frame) in (0..).zip(frames.list.drain(..)) {
+            let Some(packet) = chosen.next_if(|packet| packet.frame == number) else {
+                pool.put(frame.into_free());
+                continue;
+            };
             let received = Received {
                 frame,
                 room,
                 flow_hash: packet.flow_hash,
                 capture,
             };
-            sender.send_in_place(received, path, pool, &output.counters);
+            sender.send_in_place(received, path, pool, counters);
         }
-        sender.finish(pool, &output.counters);
+        sender.finish(pool, counters);
     }
 
     /// While there is nothing to send: completions come home.

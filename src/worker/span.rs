@@ -172,6 +172,10 @@ impl SpanWorker {
         let now = (self.clock)();
         mine.received_ns = now;
         packets.clear();
+        if let Some(reason) = self.outputs.shed() {
+            self.shed(reason, mine);
+            return;
+        }
         let mut index = 0;
         while index < mine.list.len() {
             let frame = mine.bytes(index as u32);
@@ -207,6 +211,19 @@ impl SpanWorker {
             }
         }
         self.outputs.send_span(packets.list(), mine);
+    }
+
+    /// Production goes first: the frames go home as they are.
+    fn shed(&mut self, reason: Reason, mine: &mut SpanFrames) {
+        let Some(pool) = self.outputs.pool() else {
+            return;
+        };
+        for frame in mine.list.drain(..) {
+            let length = frame.bytes().len().saturating_sub(mine.room);
+            self.counters.shed_bytes.add(length as u64);
+            self.counters.dropped.add(reason, 1);
+            pool.put(frame.into_free());
+        }
     }
 
     fn refill(&mut self) {

@@ -79,6 +79,10 @@ impl TapWorker {
     fn process(&mut self, packets: &mut Packets) {
         let mut index = 0;
         packets.clear();
+        if let Some(reason) = self.outputs.shed() {
+            self.shed(reason);
+            return;
+        }
         while let Some(meta) = self.ring.meta(index) {
             let frame = self.ring.bytes(index);
             let count = u64::from(meta.segments);
@@ -117,5 +121,14 @@ impl TapWorker {
             index += 1;
         }
         self.outputs.send(packets.list(), &self.ring);
+    }
+    /// Production goes first: the batch is counted and nothing else.
+    fn shed(&mut self, reason: Reason) {
+        let mut index = 0;
+        while let Some(meta) = self.ring.meta(index) {
+            self.counters.dropped.add(reason, u64::from(meta.segments));
+            self.counters.shed_bytes.add(u64::from(meta.wire_length));
+            index += 1;
+        }
     }
 }

@@ -270,7 +270,7 @@ def tap_part(lab, hosts):
     say("Part one: a live interface (tap), copies in VXLAN")
     step(1, f"hosts: client {CLIENT} <-> {INSTANCE} instance 203.0.113.1 -> 203.0.113.2 collector")
     part = Part("tap, VXLAN")
-    arguments = ["tap:eth0", "--to", "vxlan://203.0.113.2?vni=7"]
+    arguments = ["tap:eth0", "--to", "vxlan://203.0.113.2?vni=7&limit=none"]
     mirror_and_compare(
         lab,
         hosts,
@@ -314,7 +314,7 @@ def span_part(lab, hosts):
         hosts,
         part,
         hosts.appliance,
-        ["span:span0", "--to", "gre://203.0.113.6?key=7"],
+        ["span:span0", "--to", "gre://203.0.113.6?key=7&limit=none"],
         "mirror1",
         "ip proto 47",
         lambda frame: from_gre(frame, 7),

@@ -6,8 +6,8 @@ use super::{
     Attach, Capture, Choice, Plan, SourcePlan, TargetPlan, Transmitter, UdpSend, WorkerPlan,
     XdpMode,
 };
-use crate::config::settings::{Interface, ZeroCopy};
-use crate::config::values::human;
+use crate::config::settings::{Breaker, Distribution, HealthCheck, Interface, ZeroCopy};
+use crate::config::values::{human, human_bits};
 use crate::packet::link::{synthetic_macs, LinkType};
 
 macro_rules! words {
@@ -51,6 +51,7 @@ impl fmt::Display for Plan {
         for target in &self.targets {
             write!(f, "{target}")?;
         }
+        write!(f, "{}", self.breaker)?;
         writeln!(f, "control   {}", self.control_socket.display())?;
         for warning in &self.warnings {
             writeln!(f, "warning   {warning}")?;
@@ -157,6 +158,70 @@ impl fmt::Display for TargetPlan {
         if let Some(gso) = &self.gso {
             writeln!(f, "  gso       {gso}")?;
         }
-        Ok(())
+        writeln!(f, "  gets      {}", gets(self))?;
+        let marks = [
+            self.dscp.map(|dscp| format!("DSCP {dscp}")),
+            self.ttl.map(|ttl| format!("TTL {ttl}")),
+            self.priority
+                .map(|priority| format!("socket priority {priority}")),
+        ];
+        let marks: Vec<_> = marks.into_iter().flatten().collect();
+        if !marks.is_empty() {
+            writeln!(f, "  marks     {}", marks.join(", "))?;
+        }
+        match (self.health, self.distribution) {
+            (HealthCheck::None, _) => {
+                writeln!(f, "  health    none: it is never taken for unhealthy")
+            }
+            (HealthCheck::Neighbour, Distribution::All) => Ok(()),
+            (HealthCheck::Neighbour, Distribution::Hash) => writeln!(
+                f,
+                "  health    neighbour: while it has no route, no link or no next hop that answers, the others \
+                 have its flows"
+            ),
+        }
+    }
+}
+
+/// Which packets a target gets, and how many.
+fn gets(target: &TargetPlan) -> String {
+    let share = match target.distribution {
+        Distribution::All => "every packet",
+        Distribution::Hash => "its share of the flows",
+    };
+    let bits = target.limit.map(human_bits);
+    let packets = target.limit_packets.map(|rate| format!("{rate} packets/s"));
+    let limits: Vec<_> = bits.into_iter().chain(packets).collect();
+    if limits.is_empty() {
+        return format!("{share}, without limit (limit = \"none\" asked for)");
+    }
+    let why = if target.limit_is_default {
+        " (the default limit; `limit` sets another, \"none\" lifts it)"
+    } else {
+        ""
+    };
+    format!("{share}, at most {}{why}", limits.join(" and "))
+}
+
+impl fmt::Display for Breaker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let bits = self.budget.map(human_bits);
+        let packets = self.budget_packets.map(|rate| format!("{rate} packets/s"));
+        let rates: Vec<_> = bits.into_iter().chain(packets).collect();
+        let rates = (!rates.is_empty()).then(|| {
+            format!(
+                "all targets together would get more than {}",
+                rates.join(" or ")
+            )
+        });
+        let load = self.load.map(|load| {
+            let percent = f64::from(load) / 10.0;
+            format!("the CPUs are busy for more than {percent}% of the time")
+        });
+        let all: Vec<_> = rates.into_iter().chain(load).collect();
+        if all.is_empty() {
+            return Ok(());
+        }
+        writeln!(f, "breaker   no copies while {}", all.join(", or "))
     }
 }

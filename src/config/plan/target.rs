@@ -6,7 +6,7 @@ use crate::config::facts::{
     DeviceStep, HostFacts, InterfaceFacts, RouteFacts, TargetFacts, TX_UDP_SEGMENTATION,
 };
 use crate::config::settings::{
-    Config, GsoChoice, Host, Source, SourceKind, Target, TransmitChoice,
+    Config, GsoChoice, Host, LimitChoice, Source, SourceKind, Target, TransmitChoice,
 };
 use crate::packet::headers::{LinkHeader, ETHERNET_HEADER};
 use crate::transmit::xsk::LONGEST as XSK_LONGEST;
@@ -148,12 +148,26 @@ fn plan_target(
         source_ports: target.source_ports,
         path_mtu,
         largest_frame: 0,
+        distribution: target.distribution,
+        health: target.health,
+        limit: target.limit.bits(),
+        limit_is_default: target.limit == LimitChoice::Default,
+        limit_packets: target.limit_packets,
+        dscp: target.dscp,
+        priority: target.priority,
+        ttl: target.ttl,
     };
     plan.largest_frame = target
         .encapsulation
         .largest_frame(plan.outer(), path_mtu as usize) as u32;
     warn_oversize(config, facts, &plan, warnings);
     warn_tunnel(config, facts, here, &plan, warnings);
+    if plan.priority.is_some() && plan.transmit.value == Transmitter::Xsk {
+        warnings.push(format!(
+            "{}: `priority` has no effect: AF_XDP passes no queueing discipline",
+            plan.url
+        ));
+    }
     Ok(plan)
 }
 

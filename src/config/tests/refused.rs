@@ -8,7 +8,7 @@ use super::{read, SOURCE, SPAN, TARGET};
 
 /// Asserts the one error of `text`: line, key, and words of what is wrong and of what is allowed.
 #[track_caller]
-fn refused(text: &str, line: usize, key: &str, wrong: &str, allowed: &str) {
+pub(super) fn refused(text: &str, line: usize, key: &str, wrong: &str, allowed: &str) {
     let error = match read(text) {
         Ok(_) => panic!("accepted:\n{text}"),
         Err(error) => error,
@@ -485,24 +485,6 @@ fn targets() {
         ("ports = 1025", "target.ports", "`1025`", "1 to 1024"),
         ("ports = 0", "target.ports", "`0`", "1 to 1024"),
         (
-            "distribution = \"hash\"",
-            "target.distribution",
-            "hash",
-            "all",
-        ),
-        (
-            "distribution = \"hash\"",
-            "target.distribution",
-            "is not built yet",
-            "all",
-        ),
-        (
-            "distribution = \"any\"",
-            "target.distribution",
-            "not possible",
-            "all",
-        ),
-        (
             "oversize = \"resegment\"",
             "target.oversize",
             "is not built yet",
@@ -526,12 +508,6 @@ fn targets() {
             "not possible",
             "drop",
         ),
-        (
-            "limit = \"2Gbit/s\"",
-            "target.limit",
-            "is not built yet",
-            "none",
-        ),
     ] {
         refused(&target(line), 6, key, wrong, allowed);
     }
@@ -547,7 +523,7 @@ fn targets() {
         ),
         (
             "vxlan://203.0.113.2?vni=7&limit=1Gbit",
-            "parameter `limit`",
+            "parameter `limit`: `1Gbit` has no unit",
             "none",
         ),
         (

@@ -6,10 +6,12 @@ use super::Check;
 use crate::bpf::skel::MAX_OWN_FLOWS;
 use crate::config::error::{ConfigError, Site};
 use crate::config::file::{At, TargetTable, Value};
-use crate::config::settings::{GsoChoice, Target, TransmitChoice, DEFAULT_SOURCE_PORTS};
+use crate::config::settings::{
+    Distribution, GsoChoice, HealthCheck, LimitChoice, Target, TransmitChoice, DEFAULT_SOURCE_PORTS,
+};
 use crate::config::url::host::unicast;
 use crate::config::url::{self, TargetUrl};
-use crate::config::values::{interface, word, Wrong};
+use crate::config::values::{bit_rate, dscp, interface, packet_rate, small_number, word, Wrong};
 use crate::packet::encap::Tunnel;
 
 const TRANSMIT: [(&str, TransmitChoice); 4] = [
@@ -23,6 +25,14 @@ const GSO: [(&str, GsoChoice); 3] = [
     ("on", GsoChoice::On),
     ("off", GsoChoice::Off),
 ];
+const DISTRIBUTION: [(&str, Distribution); 2] =
+    [("all", Distribution::All), ("hash", Distribution::Hash)];
+const HEALTH: [(&str, HealthCheck); 2] = [
+    ("none", HealthCheck::None),
+    ("neighbour", HealthCheck::Neighbour),
+];
+/// The workers know a target by a number of 8 bits.
+const MOST_TARGETS: usize = 64;
 /// The loop guard excludes the whole range of outer source ports, so it stays small.
 const MOST_SOURCE_PORTS: u16 = 1024;
 
@@ -34,6 +44,13 @@ impl Check<'_> {
         if tables.is_empty() {
             let wrong = Wrong::new("there is no [[target]]", "at least one [[target]]");
             return Err(self.fault(&self.whole(), "target", wrong));
+        }
+        if let Some(extra) = tables.get(MOST_TARGETS) {
+            let wrong = Wrong::new(
+                format!("{} targets", tables.len()),
+                format!("at most {MOST_TARGETS} targets"),
+            );
+            return Err(self.fault(&extra.site, "target", wrong));
         }
         let mut targets: Vec<Target> = Vec::with_capacity(tables.len());
         let mut guarded = 0;
@@ -84,8 +101,31 @@ impl Check<'_> {
         let source = self.setting(&url, address, &table.source, "source", source_address)?;
         let device = self.setting(&url, address, &table.dev, "dev", interface)?;
         let ports = self.setting(&url, address, &written(&table.ports), "ports", source_ports)?;
-        self.setting(&url, address, &written(&table.limit), "limit", no_limit)?;
-        self.only_built(&table.distribution, "distribution", "all", &["hash"])?;
+        let limit = self.setting(&url, address, &written(&table.limit), "limit", limit)?;
+        let limit_packets = self.setting(
+            &url,
+            address,
+            &written(&table.limit_packets),
+            "limit_packets",
+            limit_packets,
+        )?;
+        let distribution =
+            self.setting(&url, address, &table.distribution, "distribution", |text| {
+                word(text, &DISTRIBUTION)
+            })?;
+        let dscp = self.setting(&url, address, &written(&table.dscp), "dscp", dscp)?;
+        // The classes of Linux's queueing disciplines; more than 6 takes CAP_NET_ADMIN, which xtee has.
+        let priority = self.setting(
+            &url,
+            address,
+            &written(&table.priority),
+            "priority",
+            |text| small_number(text, 0..=15),
+        )?;
+        let ttl = self.setting(&url, address, &written(&table.ttl), "ttl", |text| {
+            small_number(text, 1..=255)
+        })?;
+        let health = self.setting(&url, address, &table.health, "health", health)?;
         let others = ["resegment", "fragment", "truncate"];
         self.only_built(&table.oversize, "oversize", "drop", &others)?;
         self.contradictions(&url, at, transmit.as_ref(), gso.as_ref())?;
@@ -98,6 +138,13 @@ impl Check<'_> {
             source,
             device,
             source_ports: ports.unwrap_or(DEFAULT_SOURCE_PORTS),
+            distribution: distribution.unwrap_or(Distribution::All),
+            health: health.unwrap_or(HealthCheck::Neighbour),
+            limit: limit.unwrap_or(LimitChoice::Default),
+            limit_packets: limit_packets.flatten(),
+            dscp,
+            priority,
+            ttl,
         })
     }
 
@@ -225,9 +272,31 @@ fn source_ports(text: &str) -> Result<u16, Wrong> {
     })
 }
 
-fn no_limit(text: &str) -> Result<(), Wrong> {
+fn health(text: &str) -> Result<HealthCheck, Wrong> {
+    if text == "heartbeat" {
+        let what = "`health = \"heartbeat\"` (it needs xtee's own collector)";
+        return Err(Wrong::not_built(what, "none, neighbour"));
+    }
+    word(text, &HEALTH)
+}
+
+fn limit(text: &str) -> Result<LimitChoice, Wrong> {
     match text {
-        "none" => Ok(()),
-        _ => Err(Wrong::not_built(&format!("a limit (`{text}`)"), "none")),
+        "none" => Ok(LimitChoice::None),
+        _ => bit_rate(text).map(LimitChoice::Rate).map_err(or_none),
+    }
+}
+
+fn limit_packets(text: &str) -> Result<Option<u64>, Wrong> {
+    match text {
+        "none" => Ok(None),
+        _ => packet_rate(text).map(Some).map_err(or_none),
+    }
+}
+
+fn or_none(wrong: Wrong) -> Wrong {
+    Wrong {
+        allowed: format!("\"none\", or {}", wrong.allowed),
+        ..wrong
     }
 }

@@ -282,3 +282,47 @@ fn jumbo_packets_go_by_a_socket() {
     let plan = decide(&tap(GRE), &facts).unwrap().to_string();
     assert!(!plan.contains("jumbo"), "{plan}");
 }
+
+#[test]
+fn what_a_target_gets_is_shown_with_its_limit() {
+    let facts = host();
+    let shown = |keys: &str| {
+        let text = format!("{TAP}{VXLAN}{keys}");
+        decide(&text, &facts).unwrap().to_string()
+    };
+    for (keys, line) in [
+        (
+            "",
+            "gets      every packet, at most 1Gbit/s (the default limit;",
+        ),
+        (
+            "limit = \"none\"\n",
+            "gets      every packet, without limit (limit = \"none\" asked for)\n",
+        ),
+        (
+            "limit = \"2.5Gbit/s\"\nlimit_packets = \"200k/s\"\n",
+            "gets      every packet, at most 2500Mbit/s and 200000 packets/s\n",
+        ),
+        (
+            "distribution = \"hash\"\n",
+            "gets      its share of the flows, at most 1Gbit/s",
+        ),
+        (
+            "distribution = \"hash\"\n",
+            "health    neighbour: while it has no route",
+        ),
+        ("health = \"none\"\n", "health    none: it is never taken"),
+        (
+            "dscp = \"ef\"\nttl = 3\npriority = 5\n",
+            "  marks     DSCP 46, TTL 3, socket priority 5\n",
+        ),
+        (
+            "[breaker]\nbudget = \"5Gbit/s\"\nbudget_packets = \"1M/s\"\nload = \"90%\"\n",
+            "breaker   no copies while all targets together would get more than 5Gbit/s or 1000000 packets/s, or \
+             the CPUs are busy for more than 90% of the time\n",
+        ),
+    ] {
+        assert!(shown(keys).contains(line), "{keys}{}", shown(keys));
+    }
+    assert!(!shown("").contains("breaker"));
+}
