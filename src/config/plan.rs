@@ -224,6 +224,7 @@ pub fn plan(config: &Config, facts: &HostFacts) -> Result<Plan, ConfigError> {
     let sources = source::sources(config, facts, &targets, &mut warnings)?;
     shared_sequence_numbers(config, &sources, &mut warnings);
     rules_without_effect(config, &mut warnings);
+    truncated_copies(config, &mut warnings);
     Ok(Plan {
         sources,
         targets,
@@ -247,6 +248,17 @@ fn shared_sequence_numbers(config: &Config, sources: &[SourcePlan], warnings: &m
                 target.name()
             ));
         }
+    }
+}
+
+/// Copies that some collectors throw away without a word.
+fn truncated_copies(config: &Config, warnings: &mut Vec<String>) {
+    let short = |rule: &crate::mirror::rules::Rule| rule.slice.snaplen != 0;
+    if let Some(number) = config.rules.iter().position(short) {
+        let bytes = config.rules[number].slice.snaplen;
+        warnings.push(format!(
+            "rule {number} copies {bytes} bytes of a packet (snaplen): Suricata and Zeek drop truncated packets"
+        ));
     }
 }
 

@@ -9,4 +9,5 @@
 pub mod path;
 pub mod reference;
 pub mod rules;
+pub mod slice;
 pub mod tables;

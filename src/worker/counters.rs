@@ -77,6 +77,8 @@ pub struct SourceCounters {
     pub sleeps: Counter,
     /// Frames handed over to the worker that owns their flow.
     pub handed_over: Counter,
+    /// Packets of which only so many bytes as their rule's snaplen were given to the targets.
+    pub sliced: Counter,
     /// Frames in which our own copy stood (see `worker::breaker`).
     pub own_signatures: Counter,
     /// 1 once the worker has ended.

@@ -108,7 +108,7 @@ impl TapWorker {
                     }
                 }
                 Err(CutError::NoRoom) => {
-                    self.outputs.send(packets.list(), &self.ring);
+                    self.send(packets);
                     packets.clear();
                     continue;
                 }
@@ -116,6 +116,11 @@ impl TapWorker {
             }
             index += 1;
         }
+        self.send(packets);
+    }
+
+    fn send(&mut self, packets: &Packets) {
+        self.counters.sliced.add(packets.sliced());
         self.outputs.send(packets.list(), &self.ring);
     }
 }
