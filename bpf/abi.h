@@ -43,8 +43,7 @@
 	X(shutdown, "still queued when the mirror was stopped")           \
 	X(not_ip, "not IP, which is all that the target takes")           \
 	X(sampled, "of a flow that `sample` leaves out")                  \
-	X(cutoff, "of a flow that has had its `cutoff` of bytes")         \
-	X(duplicate, "seen at another tapped interface already")
+	X(cutoff, "of a flow that has had its `cutoff` of bytes")
 
 enum xtee_drop_reason {
 #define XTEE_REASON_ENUM(name, text) XTEE_DROP_##name,

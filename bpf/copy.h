@@ -69,14 +69,23 @@ static __always_inline enum copy_result copy_class(struct __sk_buff *skb, void *
 		*(struct ethernet_header *)bytes = *ethernet;
 		bytes += XTEE_ETH_HEADER;
 	}
-	/* Known to fit here; said again in a form that the verifier keeps across the call. */
+	/*
+	 * Known to fit here; said again in a form that the verifier keeps across the call. Two tests, kept apart:
+	 * the compiler would make one of them, on a copy of the register.
+	 */
 	length &= 0x1ffff;
-	if (length == 0 || length > class - synthetic || bpf_skb_load_bytes(skb, offset, bytes, length)) {
-		bpf_ringbuf_discard(record, BPF_RB_NO_WAKEUP);
-		return UNREADABLE;
-	}
+	if (length > class - synthetic)
+		goto unreadable;
+	asm volatile("" : "+r"(length));
+	if (length == 0)
+		goto unreadable;
+	if (bpf_skb_load_bytes(skb, offset, bytes, length))
+		goto unreadable;
 	bpf_ringbuf_submit(record, wake_flags(ring_index));
 	return COPIED;
+unreadable:
+	bpf_ringbuf_discard(record, BPF_RB_NO_WAKEUP);
+	return UNREADABLE;
 }
 
 #define XTEE_COPY_CLASS(class)             \
