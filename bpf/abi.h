@@ -15,6 +15,11 @@
 #define XTEE_NO_PORT 65536
 #define XTEE_NOT_IP 256
 #define XTEE_MAX_OWN_FLOWS 16
+/*
+ * A frame is copied to the worker up to here whatever the snaplen, and shortened there: the worker looks for our
+ * own copies in this many bytes (src/packet/signature.rs), and a snaplen must not blind the loop guard.
+ */
+#define XTEE_SEARCHED_BYTES 256
 
 /*
  * Why a packet that matched was not copied, or why a copy did not leave. One list for the kernel
@@ -40,7 +45,9 @@
 	X(limit, "above the target's limit")                              \
 	X(budget, "all targets together were above the budget")           \
 	X(load, "the machine was busy: production goes first")            \
-	X(allowance, "the instance exceeded a network allowance")
+	X(allowance, "the instance exceeded a network allowance")         \
+	X(sampled, "of a flow that `sample` leaves out")                  \
+	X(cutoff, "of a flow that has had its `cutoff` of bytes")
 
 enum xtee_drop_reason {
 #define XTEE_REASON_ENUM(name, text) XTEE_DROP_##name,
@@ -91,9 +98,17 @@ struct xtee_record {
 	__u8 link_type;        /* enum xtee_link */
 	__u8 checksum;         /* enum xtee_checksum */
 	__u8 gso;              /* enum xtee_gso */
-	__u8 padding[7];
+	__u8 padding[3];
+	__u32 snaplen; /* bytes of each packet on the wire that are wanted, 0: all */
 };
 _Static_assert(sizeof(struct xtee_record) == 48, "the ring record's header");
+
+/* In front of a span's frame, where a rule has a snaplen: what the worker cannot know from the bytes. */
+struct xtee_note {
+	__u32 snaplen;     /* bytes that are wanted, 0: all */
+	__u32 wire_length; /* bytes of the frame before it was cut */
+};
+_Static_assert(sizeof(struct xtee_note) == 8, "the metadata of a span's frame");
 
 /* One value a CPU; written by the programs alone, read by the control plane. Unit: packets on the wire. */
 struct xtee_counters {
@@ -105,6 +120,7 @@ struct xtee_counters {
 	__u64 unknown_fragments; /* later fragments copied because their first was not seen */
 	__u64 dropped[XTEE_DROP_COUNT];
 	__u64 rules[XTEE_MAX_RULES + 1]; /* packets that each rule took; the last is the default action */
+	__u64 left_out[XTEE_MAX_RULES];  /* of those, what its `sample` and `cutoff` dropped */
 };
 
 /* Three sets of rules, a bit each: whose source, destination or either-end condition holds here. */
@@ -114,6 +130,13 @@ struct xtee_bits {
 	__u64 either;
 };
 
+/* How much of what it takes a rule copies. */
+struct xtee_slice {
+	__u64 cutoff;       /* bytes of a flow and direction, 0: all */
+	__u32 snaplen;      /* bytes of a packet, 0: all */
+	__u32 sample_limit; /* flows whose sample_hash() is larger are left out; 0xffffffff leaves none out */
+};
+
 /* A compiled rule set: bit i of each word is rule i. See src/mirror/tables.rs. */
 struct xtee_policy {
 	__u64 all;
@@ -121,6 +144,7 @@ struct xtee_policy {
 	__u64 needs_ports;
 	__u64 needs_networks;
 	__u64 needs_mark;
+	__u64 sliced; /* rules with a word in `slices` */
 	__u64 direction[2];
 	__u64 protocol[XTEE_NOT_IP + 1];
 	__u64 mark[4][256]; /* by byte of the mark, least significant first */
@@ -129,6 +153,7 @@ struct xtee_policy {
 	__u8 default_mirror;
 	__u8 allow_credential_endpoints;
 	__u16 padding;
+	struct xtee_slice slices[XTEE_MAX_RULES];
 	struct xtee_bits port_classes[XTEE_MAX_PORT_CLASSES];
 	__u16 port_class_of[XTEE_NO_PORT + 1]; /* by port in host order */
 	__u16 padding2[3];
@@ -190,6 +215,21 @@ struct xtee_flow_key {
 	__u16 low_port; /* host order */
 	__u16 high_port;
 	__u32 protocol;
+};
+
+/* One direction of a flow, as one hook sees it, and what `cutoff` has counted of it. */
+struct xtee_stream_key {
+	__u32 source[4]; /* network order */
+	__u32 destination[4];
+	__u16 source_port; /* host order */
+	__u16 destination_port;
+	__u16 protocol;
+	__u16 family_and_direction; /* 4 or 6 above, enum xtee_direction below */
+};
+
+struct xtee_stream {
+	__u64 bytes; /* of frames */
+	__u64 seen;  /* ns, CLOCK_MONOTONIC; to a second */
 };
 
 struct xtee_fragment_key {

@@ -11,7 +11,7 @@ use std::process::Command;
 
 use libbpf_cargo::SkeletonBuilder;
 
-const HEADERS: [&str; 11] = [
+const HEADERS: [&str; 13] = [
     "abi.h",
     "control_maps.h",
     "copy.h",
@@ -21,8 +21,10 @@ const HEADERS: [&str; 11] = [
     "maps.h",
     "match.h",
     "offload.h",
+    "own.h",
     "parse.h",
     "sensitive.h",
+    "slice.h",
 ];
 
 fn main() {

@@ -53,9 +53,11 @@ static __always_inline __u64 wake_flags(__u32 ring_index)
 	return BPF_RB_NO_WAKEUP;
 }
 
+/* Copies into a record of this class, behind the synthetic Ethernet header of a device that has none. */
 static __always_inline enum copy_result copy_class(struct __sk_buff *skb, void *ring, __u32 ring_index,
-						   const struct xtee_record *header, const struct frame_start *start,
-						   __u32 length, const __u32 class)
+						   const struct xtee_record *header,
+						   const struct ethernet_header *ethernet, __u32 offset,
+						   const __u32 synthetic, __u32 length, const __u32 class)
 {
 	struct xtee_record *record = bpf_ringbuf_reserve(ring, sizeof(*record) + class, 0);
 
@@ -63,29 +65,42 @@ static __always_inline enum copy_result copy_class(struct __sk_buff *skb, void *
 		return RING_FULL;
 	*record = *header;
 	void *bytes = record + 1;
-	if (start->synthetic) {
-		*(struct ethernet_header *)bytes = *start->ethernet;
+	if (synthetic) {
+		*(struct ethernet_header *)bytes = *ethernet;
 		bytes += XTEE_ETH_HEADER;
 	}
-	/* Known to fit here; said again in a form that the verifier keeps across the call. */
+	/*
+	 * Known to fit here; said again in a form that the verifier keeps across the call. Two tests, kept apart:
+	 * the compiler would make one of them, on a copy of the register.
+	 */
 	length &= 0x1ffff;
-	if (length == 0 || length > class - start->synthetic || bpf_skb_load_bytes(skb, start->offset, bytes, length)) {
-		bpf_ringbuf_discard(record, BPF_RB_NO_WAKEUP);
-		return UNREADABLE;
-	}
+	if (length > class - synthetic)
+		goto unreadable;
+	asm volatile("" : "+r"(length));
+	if (length == 0)
+		goto unreadable;
+	if (bpf_skb_load_bytes(skb, offset, bytes, length))
+		goto unreadable;
 	bpf_ringbuf_submit(record, wake_flags(ring_index));
 	return COPIED;
+unreadable:
+	bpf_ringbuf_discard(record, BPF_RB_NO_WAKEUP);
+	return UNREADABLE;
 }
 
-#define XTEE_COPY_CLASS(class)                    \
-	if (length <= (class) - start->synthetic) \
-	return copy_class(skb, ring, ring_index, header, start, length, class)
+#define XTEE_COPY_CLASS(class)             \
+	if (length <= (class) - synthetic) \
+	return copy_class(skb, ring, ring_index, header, ethernet, offset, synthetic, length, class)
 
-/* Copies length bytes of the packet, from where it starts on, behind its synthetic header if it has one. */
-static __always_inline enum copy_result copy(struct __sk_buff *skb, void *ring, __u32 ring_index,
-					     const struct xtee_record *header, const struct frame_start *start,
-					     __u32 length)
+static __always_inline enum copy_result copy_behind(struct __sk_buff *skb, const struct xtee_record *header,
+						    const struct ethernet_header *ethernet, __u32 offset,
+						    __u32 ring_index, const __u32 synthetic)
 {
+	__u32 length = header->captured_length - synthetic;
+	void *ring = bpf_map_lookup_elem(&rings, &ring_index);
+
+	if (!ring)
+		return RING_FULL;
 	XTEE_COPY_CLASS(80);
 	XTEE_COPY_CLASS(128);
 	XTEE_COPY_CLASS(256);
@@ -99,6 +114,20 @@ static __always_inline enum copy_result copy(struct __sk_buff *skb, void *ring, 
 	XTEE_COPY_CLASS(49152);
 	XTEE_COPY_CLASS(65600);
 	return TOO_LARGE;
+}
+
+/*
+ * Copies header->captured_length bytes of the packet, from offset on. A global function, so that the verifier
+ * proves its classes once and not behind every path that leads here.
+ */
+__attribute__((noinline)) int copy(struct __sk_buff *skb, const struct xtee_record *header,
+				   const struct ethernet_header *ethernet, __u32 offset, __u32 ring_index)
+{
+	if (!header || !ethernet)
+		return UNREADABLE;
+	if (header->link_type == XTEE_LINK_ETHERNET)
+		return copy_behind(skb, header, ethernet, offset, ring_index, 0);
+	return copy_behind(skb, header, ethernet, offset, ring_index, XTEE_ETH_HEADER);
 }
 
 #endif

@@ -16,4 +16,10 @@ static __always_inline void count_rule(struct xtee_counters *counters, __u8 rule
 	counters->rules[rule < XTEE_MAX_RULES ? rule : XTEE_MAX_RULES] += packets;
 }
 
+/* What a rule's own `sample` or `cutoff` left out. */
+static __always_inline void count_left_out(struct xtee_counters *counters, __u8 rule, __u32 packets)
+{
+	counters->left_out[rule & (XTEE_MAX_RULES - 1)] += packets;
+}
+
 #endif

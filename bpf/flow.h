@@ -29,14 +29,12 @@ static __always_inline __u32 mac_endpoint(const __u16 *words)
 	return mix(mix(hash, bpf_ntohs(words[2])), 0);
 }
 
-/* Any fragment, first or later, hashes without ports: a datagram stays together. */
-static __always_inline __u32 flow_hash(const struct ethernet_header *ethernet, const struct packet_facts *facts)
+static __always_inline __u32 flow_hash_with(const struct ethernet_header *ethernet, const struct packet_facts *facts,
+					    bool ports)
 {
 	__u32 a, b, protocol, hash;
 
 	if (facts->family) {
-		bool ports = facts->ports == XTEE_PORTS_KNOWN && facts->fragment == XTEE_WHOLE;
-
 		a = endpoint(facts->source, facts->family == 6, ports ? facts->source_port : 0);
 		b = endpoint(facts->destination, facts->family == 6, ports ? facts->destination_port : 0);
 		protocol = facts->protocol;
@@ -49,6 +47,23 @@ static __always_inline __u32 flow_hash(const struct ethernet_header *ethernet, c
 	hash = mix(mix(mix(0, a + b), a ^ b), protocol);
 	hash ^= hash >> 13;
 	hash *= 0x85EBCA6B;
+	return hash ^ (hash >> 16);
+}
+
+/* Any fragment, first or later, hashes without ports: a datagram stays together. */
+static __always_inline __u32 flow_hash(const struct ethernet_header *ethernet, const struct packet_facts *facts)
+{
+	return flow_hash_with(ethernet, facts, facts->ports == XTEE_PORTS_KNOWN && facts->fragment == XTEE_WHOLE);
+}
+
+/* The flow hash chooses the ring, the target and the source port by its bits: sampling has bits of its own. */
+static __always_inline __u32 sample_hash(__u32 hash)
+{
+	hash ^= 0x9747B28C;
+	hash ^= hash >> 16;
+	hash *= 0x85EBCA6B;
+	hash ^= hash >> 13;
+	hash *= 0xC2B2AE35;
 	return hash ^ (hash >> 16);
 }
 

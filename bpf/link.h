@@ -15,13 +15,6 @@
  */
 const volatile __u16 synthetic_macs[2][6] = {};
 
-/* Where a frame's copy begins. */
-struct frame_start {
-	const struct ethernet_header *ethernet; /* the frame's, or the synthetic one */
-	__u32 offset;                           /* of the first byte to copy, from skb->data */
-	__u32 synthetic;                        /* bytes of it to put in front: XTEE_ETH_HEADER or 0 */
-};
-
 /*
  * Where the IP packet begins. A device without hard header mostly has it at skb->data, but a packet that
  * a GRE device received still has its outer headers there: the kernel knows the difference (6.2 and newer).

@@ -41,4 +41,12 @@ struct {
 	__type(value, struct xtee_learned);
 } learned_marks SEC(".maps");
 
+/* What `cutoff` has counted; user space makes it this large only where a rule has one. LRU: bounded. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 65536);
+	__type(key, struct xtee_stream_key);
+	__type(value, struct xtee_stream);
+} streams SEC(".maps");
+
 #endif

@@ -87,7 +87,8 @@ static __always_inline void flow_key(const struct packet_facts *facts, struct xt
 		key->low_port = facts->destination_port;
 		key->high_port = facts->source_port;
 	}
-	key->protocol = facts->protocol;
+	/* :: and 0.0.0.0 are the same words. */
+	key->protocol = (__u32)facts->family << 16 | facts->protocol;
 }
 
 /*

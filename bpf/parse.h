@@ -27,7 +27,7 @@ struct packet_facts {
 	__u8 family;     /* 4, 6 or 0 */
 	__u8 ports;
 	__u8 fragment;
-	__u8 padding;
+	__u8 direction; /* enum xtee_direction; the hook's to set */
 };
 
 struct ethernet_header {

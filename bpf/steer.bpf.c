@@ -28,9 +28,13 @@
 #include "match.h"
 #include "sensitive.h"
 #include "count.h"
+#include "slice.h"
 
 /* Bytes to make in front of the frame for the outer header, where AF_XDP transmits it; 0 elsewhere. */
 const volatile __u32 room = 0;
+
+/* Whether every frame gets a struct xtee_note in front: only where a rule has a snaplen. */
+const volatile __u32 notes = 0;
 
 /* Queue → socket. Control fills it last on start and empties it first on stop. */
 struct {
@@ -39,6 +43,19 @@ struct {
 	__type(key, __u32);
 	__type(value, __u32);
 } sockets SEC(".maps");
+
+/* Says in front of the frame how much of it is wanted: AF_XDP hands metadata to user space with the frame. */
+static __always_inline bool put_note(struct xdp_md *ctx, __u32 snaplen, __u32 length)
+{
+	if (bpf_xdp_adjust_meta(ctx, -(int)sizeof(struct xtee_note)))
+		return false;
+	struct xtee_note *note = (void *)(long)ctx->data_meta;
+	if ((void *)(note + 1) > (void *)(long)ctx->data)
+		return false;
+	note->snaplen = snaplen;
+	note->wire_length = length;
+	return true;
+}
 
 SEC("xdp")
 int xtee_steer(struct xdp_md *ctx)
@@ -73,15 +90,38 @@ int xtee_steer(struct xdp_md *ctx)
 		counters->dropped[XTEE_DROP_sensitive] += 1;
 		return XDP_PASS;
 	}
+	__u32 length = (long)ctx->data_end - (long)ctx->data, snaplen = 0;
+	const struct xtee_slice *slice = slice_of(policy, verdict.rule);
+	if (slice) {
+		__u32 reason = left_out(ctx, &ethernet, &facts, slice, length);
+
+		if (reason < XTEE_DROP_COUNT) {
+			counters->dropped[reason] += 1;
+			count_left_out(counters, verdict.rule, 1);
+			/* Taken as the flow's other packets would be: the kernel has no use for them. */
+			return XDP_DROP;
+		}
+		snaplen = slice->snaplen;
+	}
 	/* Asked before the room is made: a frame that falls back to the kernel must be unchanged. */
 	if (!bpf_map_lookup_elem(&sockets, &queue)) {
 		counters->dropped[XTEE_DROP_no_socket] += 1;
 		return XDP_PASS;
 	}
-	if (room && bpf_xdp_adjust_head(ctx, -(int)room)) {
+	/* Before the room: making room moves the note along, while a note cannot be put under room that is made. */
+	if (notes && !put_note(ctx, snaplen, length)) {
 		counters->dropped[XTEE_DROP_headroom] += 1;
 		return XDP_PASS;
 	}
+	if (room && bpf_xdp_adjust_head(ctx, -(int)room)) {
+		if (notes)
+			bpf_xdp_adjust_meta(ctx, sizeof(struct xtee_note));
+		counters->dropped[XTEE_DROP_headroom] += 1;
+		return XDP_PASS;
+	}
+	/* The frame is ours, so it is cut itself: less to copy. Where that fails, the worker cuts all of it. */
+	if (snaplen && length > needed_bytes(snaplen))
+		bpf_xdp_adjust_tail(ctx, -(int)(length - needed_bytes(snaplen)));
 	/* A full socket is counted by the socket (XDP_STATISTICS), where the control plane reads it. */
 	return bpf_redirect_map(&sockets, queue, XDP_DROP);
 }

@@ -34,6 +34,7 @@
 #include "match.h"
 #include "sensitive.h"
 #include "count.h"
+#include "slice.h"
 #include "offload.h"
 #include "link.h"
 #include "copy.h"
@@ -42,6 +43,18 @@
 const volatile __u32 ring_count = 1;
 /* So that the skeleton carries the record's type. */
 const volatile struct xtee_record record_type = {};
+
+/*
+ * Bytes to copy of a frame of so many. The payload of a super-packet's later packets is far behind the first's:
+ * it is copied whole, and the worker slices its packets.
+ */
+static __always_inline __u32 captured_length(__u32 length, const struct xtee_record *header)
+{
+	if (!header->snaplen || header->gso_size)
+		return length;
+	__u32 needed = needed_bytes(header->snaplen);
+	return needed < length ? needed : length;
+}
 
 static __always_inline int tap(struct __sk_buff *skb, const __u32 direction, const __u8 link)
 {
@@ -73,6 +86,7 @@ static __always_inline int tap(struct __sk_buff *skb, const __u32 direction, con
 
 	__u32 packets = wire_packets(skb, &facts, &header);
 	counters->seen += packets;
+	facts.direction = direction;
 	match(policy, slot, &facts, skb->mark, direction, &verdict);
 	count_rule(counters, verdict.rule, packets);
 	if (!verdict.mirror) {
@@ -87,16 +101,23 @@ static __always_inline int tap(struct __sk_buff *skb, const __u32 direction, con
 		return TC_ACT_UNSPEC;
 	}
 
-	const struct frame_start start = {
-		.ethernet = &ethernet,
-		.offset = offset,
-		.synthetic = link == XTEE_LINK_ETHERNET ? 0 : XTEE_ETH_HEADER,
-	};
-	__u32 length = skb->len - offset;
+	__u32 length = skb->len - offset + (link == XTEE_LINK_ETHERNET ? 0 : XTEE_ETH_HEADER);
 
 	header.timestamp = bpf_ktime_get_ns();
-	header.wire_length = length + start.synthetic;
-	header.captured_length = length + start.synthetic;
+	header.wire_length = length;
+	header.captured_length = length;
+	const struct xtee_slice *slice = slice_of(policy, verdict.rule);
+	if (slice) {
+		__u32 reason = left_out(skb, &ethernet, &facts, slice, length);
+
+		if (reason < XTEE_DROP_COUNT) {
+			counters->dropped[reason] += packets;
+			count_left_out(counters, verdict.rule, packets);
+			return TC_ACT_UNSPEC;
+		}
+		header.snaplen = slice->snaplen;
+		header.captured_length = captured_length(length, &header);
+	}
 	header.flow_hash = flow_hash(&ethernet, &facts);
 	header.generation = generation;
 	header.direction = direction;
@@ -108,16 +129,11 @@ static __always_inline int tap(struct __sk_buff *skb, const __u32 direction, con
 		header.vlan_protocol = bpf_ntohs(skb->vlan_proto);
 	}
 	checksum_state(skb, &header);
-	header.checksum_start += start.synthetic - offset;
+	header.checksum_start += (link == XTEE_LINK_ETHERNET ? 0 : XTEE_ETH_HEADER) - offset;
 
 	/* The hash's high bits choose the ring, its low bits the outer source port: independent of each other. */
 	__u32 ring_index = (__u64)header.flow_hash * ring_count >> 32;
-	void *ring = bpf_map_lookup_elem(&rings, &ring_index);
-	if (!ring) {
-		counters->dropped[XTEE_DROP_ring] += packets;
-		return TC_ACT_UNSPEC;
-	}
-	switch (copy(skb, ring, ring_index, &header, &start, length)) {
+	switch (copy(skb, &header, &ethernet, offset, ring_index)) {
 	case COPIED:
 		counters->captured += packets;
 		break;

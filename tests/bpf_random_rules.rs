@@ -18,11 +18,13 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::time::Instant;
 
-use bpf_run::{counted_rule, reference, Context, SteerBench, TapBench};
+use bpf_run::{counted_rule, dropped, reference, Context, Copy, SteerBench, TapBench, ALL};
 use random::Random;
 use random_rules::{Packet, Part, MARKS};
+use xtee::mirror::reference::sampled_out;
 use xtee::mirror::rules::{Action, PacketFacts, Ports, Rule, Verdict};
-use xtee::packet::Direction;
+use xtee::packet::{cut, flow, Direction, Packets};
+use xtee::reason::Reason;
 
 const RULE_SETS: usize = 10_000;
 const PACKETS: usize = 6;
@@ -124,6 +126,8 @@ struct Kinds {
     mirrored: usize,
     guessed: usize,
     learned_mark: usize,
+    sampled_out: usize,
+    sliced: usize,
     steered: usize,
 }
 
@@ -146,6 +150,8 @@ impl Kinds {
         self.mirrored += other.mirrored;
         self.guessed += other.guessed;
         self.learned_mark += other.learned_mark;
+        self.sampled_out += other.sampled_out;
+        self.sliced += other.sliced;
         self.steered += other.steered;
     }
 }
@@ -168,10 +174,38 @@ fn check(
     assert_eq!(added.unknown_fragments, guessed, "{what}: {}", case());
 }
 
+/// What the rule that took a packet copies of it.
+fn slice_of(rules: &[Rule], expected: &Verdict, facts: &PacketFacts, frame: &[u8]) -> (bool, u32) {
+    match expected.rule {
+        Some(number) if expected.action == Action::Mirror => {
+            let rule = &rules[usize::from(number)];
+            let left_out = sampled_out(rule, facts, flow::hash_frame(frame));
+            (left_out, rule.slice.snaplen)
+        }
+        _ => (false, 0),
+    }
+}
+
+/// The copy holds what the worker needs, and is no longer than the snaplen once it is cut.
+fn check_copy(copy: &Copy, frame: &[u8], snaplen: u32, case: &dyn Fn() -> String) -> bool {
+    assert_eq!(copy.meta.snaplen, snaplen, "{}", case());
+    let wanted = match snaplen {
+        0 => frame.len(),
+        snaplen => frame.len().min(snaplen as usize),
+    };
+    assert!(copy.bytes.len() >= wanted && frame.starts_with(&copy.bytes));
+    assert_eq!(copy.meta.wire_length as usize, frame.len(), "{}", case());
+    let mut packets = Packets::default();
+    assert_eq!(cut(&copy.meta, &copy.bytes, 0, &mut packets), Ok(1));
+    assert_eq!(packets.refs()[0].length(), wanted, "{}", case());
+    assert_eq!(packets.sliced() != 0, wanted < frame.len(), "{}", case());
+    wanted < frame.len()
+}
+
 /// Runs `sets` rule sets on one tap and one steering program.
 fn compare(seed: u64, sets: usize) -> Kinds {
     let mut random = Random::new(seed);
-    let (mut tap, mut steer) = (TapBench::new(), SteerBench::new(0));
+    let (mut tap, mut steer) = (TapBench::new(), SteerBench::with_needs(0, ALL));
     let (mut tap_memory, mut steer_memory) = (Memory::default(), Memory::default());
     let mut kinds = Kinds::default();
     for number in 0..sets {
@@ -206,11 +240,30 @@ fn compare(seed: u64, sets: usize) -> Kinds {
             };
             check("tap", &seen.added, &expected, &case);
             kinds.count(&expected, facts.mark != mark);
+            let (left_out, snaplen) = slice_of(&rules, &expected, &facts, &packet.frame);
+            assert_eq!(
+                seen.dropped(Reason::Sampled),
+                u64::from(left_out),
+                "{}",
+                case()
+            );
+            kinds.sampled_out += usize::from(left_out);
+            if let Some(copy) = &seen.copy {
+                let sliced = check_copy(copy, &packet.frame, snaplen, &case);
+                kinds.sliced += usize::from(sliced);
+            }
             if steered {
                 let facts = steer_memory.facts(&packet, Direction::In, 0, &rules);
                 let expected = reference(&rules, default, &facts);
                 let (_, added) = steer.run(&packet.frame);
                 check("steer", &added, &expected, &case);
+                let (left_out, _) = slice_of(&rules, &expected, &facts, &packet.frame);
+                assert_eq!(
+                    dropped(&added, Reason::Sampled),
+                    u64::from(left_out),
+                    "{}",
+                    case()
+                );
                 kinds.steered += 1;
             }
         }
@@ -247,6 +300,8 @@ fn kernel_programs_agree_with_the_reference_on_random_rules() {
         kinds.mirrored,
         kinds.guessed,
         kinds.learned_mark,
+        kinds.sampled_out,
+        kinds.sliced,
         kinds.steered,
     ] {
         assert!(count > 200, "{kinds:?}");

@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use bpf_run::{assert_tap_balances, run_tc, Context, NO_OPINION};
+use xtee::bpf::needs::Needs;
 use xtee::bpf::tap::{Links, Tap};
 use xtee::mirror::rules::{Action, Rule};
 use xtee::mirror::tables::{compile, Tables};
@@ -108,7 +109,8 @@ fn run_packets(program: OwnedFd, ring: &mut Ring, stop: &AtomicBool) -> Observed
 #[test]
 fn a_packet_sees_one_rule_set_while_they_are_swapped() {
     require_root!();
-    let mut tap = Tap::load(1, RING, &Links::new("tap:t0", &[LinkType::Ethernet])).expect("load");
+    let links = Links::new("tap:t0", &[LinkType::Ethernet]);
+    let mut tap = Tap::load(1, RING, &links, Needs::default()).expect("load");
     let sets = [skipping(), mirroring()];
     let mut generation = tap.publish(&sets[1], false).expect("publish");
     assert_eq!(generation % 2, 1, "odd generations mirror");

@@ -113,11 +113,11 @@ fn wrong_files() -> Vec<Wrong> {
             "tap",
         ),
         (
-            rule("snaplen = 96"),
+            rule("snaplen = 9"),
             6,
             "rule.snaplen",
-            "not built yet",
-            "0",
+            "a snaplen of 9",
+            "0 (the whole packet), or 64 to 65535",
         ),
         (
             url("geneve://203.0.113.2"),

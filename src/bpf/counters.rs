@@ -53,4 +53,7 @@ fn add(sum: &mut Counters, one: &Counters) {
     for (total, value) in sum.rules.iter_mut().zip(one.rules) {
         *total += value;
     }
+    for (total, value) in sum.left_out.iter_mut().zip(one.left_out) {
+        *total += value;
+    }
 }

@@ -7,6 +7,7 @@ pub mod attach;
 pub mod clsact;
 pub mod counters;
 mod error;
+pub mod needs;
 mod networks;
 mod object;
 pub mod own_flows;

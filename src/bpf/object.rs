@@ -53,6 +53,21 @@ pub(super) fn leave_out(object: &mut OpenObject, names: &[&str]) {
     }
 }
 
+/// Gives a map room for so many entries, before the load.
+pub(super) fn set_entries(
+    program: &'static str,
+    object: &mut OpenObject,
+    name: &str,
+    entries: u32,
+) -> Result<(), Error> {
+    let mut map = object
+        .maps_mut()
+        .find(|map| map.name().to_string_lossy() == name)
+        .ok_or_else(|| missing(program, name))?;
+    map.set_max_entries(entries)
+        .map_err(|source| Error::Load { program, source })
+}
+
 pub(super) fn load(program: &'static str, object: OpenObject) -> Result<Object, Error> {
     object
         .load()

@@ -100,6 +100,12 @@ fn encode(tables: &Tables, allow_credential_endpoints: bool, generation: u32) ->
     policy.needs_ports = tables.needs_ports;
     policy.needs_networks = tables.needs_networks;
     policy.needs_mark = tables.needs_mark;
+    policy.sliced = tables.sliced;
+    for (words, slice) in policy.slices.iter_mut().zip(&tables.slices) {
+        words.cutoff = slice.cutoff.unwrap_or(0);
+        words.snaplen = slice.snaplen;
+        words.sample_limit = slice.sample.map_or(u32::MAX, |sample| sample.limit());
+    }
     policy.direction = tables.direction;
     policy.protocol = tables.protocol;
     policy.mark = *tables.mark;

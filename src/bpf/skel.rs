@@ -81,6 +81,10 @@ mod tests {
         assert_eq!(limit("XTEE_MAX_OWN_FLOWS"), MAX_OWN_FLOWS);
         assert_eq!(limit("XTEE_DEFAULT_RULE"), usize::from(DEFAULT_RULE));
         assert_eq!(std::mem::size_of::<Record>(), 48);
+        assert_eq!(
+            limit("XTEE_SEARCHED_BYTES"),
+            crate::packet::signature::LOOKED_AT_BYTES
+        );
         let counters = Counters::default();
         assert_eq!(counters.dropped.len(), crate::reason::Reason::COUNT);
         assert_eq!(counters.rules.len(), limit("XTEE_MAX_RULES") + 1);

@@ -9,6 +9,7 @@ use libbpf_rs::{MapCore as _, MapFlags, MapHandle, Object};
 use super::attach::{self, Attachment, Hook};
 use super::counters::CounterReader;
 use super::error::Error;
+use super::needs::Needs;
 use super::object;
 use super::own_flows::ControlWords;
 use super::policy::{bytes_of, from_bytes, PolicyMaps};
@@ -25,6 +26,7 @@ pub struct Steer {
     policy: PolicyMaps,
     words: ControlWords,
     hold: Option<Attachment>,
+    needs: Needs,
 }
 
 impl std::fmt::Debug for Steer {
@@ -38,14 +40,17 @@ impl std::fmt::Debug for Steer {
 
 impl Steer {
     /// Loads the program. `room`: bytes that it makes in front of each frame for the outer header.
+    /// `needs`: what rule sets that are published later may ask for.
     ///
     /// # Errors
     /// The verifier or the kernel's limits.
-    pub fn load(room: u32) -> Result<Steer, Error> {
+    pub fn load(room: u32, needs: Needs) -> Result<Steer, Error> {
         let mut open = object::open(NAME, STEER_OBJECT)?;
+        needs.set_streams(NAME, &mut open)?;
         object::set_settings(NAME, &mut open, |bytes| {
             if let Some(mut settings) = from_bytes::<SteerSettings>(bytes) {
                 settings.room = room;
+                settings.notes = u32::from(needs.snaplen);
                 let source = bytes_of(&settings);
                 bytes[..source.len()].copy_from_slice(source);
             }
@@ -57,6 +62,7 @@ impl Steer {
             policy: PolicyMaps::of(NAME, &object)?,
             words: ControlWords::map(&object::map(NAME, &object, ".bss")?)?,
             hold: None,
+            needs,
             object,
         })
     }
@@ -64,12 +70,14 @@ impl Steer {
     /// Puts a rule set in force.
     ///
     /// # Errors
-    /// A failed map operation; the old rule set stays in force.
+    /// A failed map operation, or rules that ask for more than the program was loaded with; the old rule set
+    /// stays in force.
     pub fn publish(
         &mut self,
         tables: &Tables,
         allow_credential_endpoints: bool,
     ) -> Result<u32, Error> {
+        self.needs.check(tables)?;
         self.policy
             .publish(&self.words, tables, allow_credential_endpoints)
     }

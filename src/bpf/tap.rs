@@ -11,6 +11,7 @@ use super::attach::{self, Attachment, Hook};
 use super::clsact::{self, ClsactAttachment};
 use super::counters::CounterReader;
 use super::error::Error;
+use super::needs::Needs;
 use super::object;
 use super::own_flows::ControlWords;
 use super::policy::{bytes_of, from_bytes, PolicyMaps};
@@ -109,6 +110,7 @@ pub struct Tap {
     sleepers: MapHandle,
     policy: PolicyMaps,
     words: ControlWords,
+    needs: Needs,
 }
 
 impl std::fmt::Debug for Tap {
@@ -122,12 +124,14 @@ impl std::fmt::Debug for Tap {
 
 impl Tap {
     /// Loads the program with `rings` rings of `ring_size` bytes each (a power of two, whole pages).
+    /// `needs`: what rule sets that are published later may ask for.
     ///
     /// # Errors
     /// The verifier or the kernel's limits; the error says which and what helps.
-    pub fn load(rings: usize, ring_size: u32, links: &Links) -> Result<Tap, Error> {
+    pub fn load(rings: usize, ring_size: u32, links: &Links, needs: Needs) -> Result<Tap, Error> {
         let rings = rings.clamp(1, MAX_RINGS);
         let mut open = object::open(NAME, TAP_OBJECT)?;
+        needs.set_streams(NAME, &mut open)?;
         object::set_settings(NAME, &mut open, |bytes| {
             if let Some(mut settings) = from_bytes::<TapSettings>(bytes) {
                 settings.ring_count = u32::try_from(rings).unwrap_or(1);
@@ -151,6 +155,7 @@ impl Tap {
             policy: PolicyMaps::of(NAME, &object)?,
             rings,
             words,
+            needs,
             object,
         })
     }
@@ -158,12 +163,14 @@ impl Tap {
     /// Puts a rule set in force.
     ///
     /// # Errors
-    /// A failed map operation; the old rule set stays in force.
+    /// A failed map operation, or rules that ask for more than the program was loaded with; the old rule set
+    /// stays in force.
     pub fn publish(
         &mut self,
         tables: &Tables,
         allow_credential_endpoints: bool,
     ) -> Result<u32, Error> {
+        self.needs.check(tables)?;
         self.policy
             .publish(&self.words, tables, allow_credential_endpoints)
     }

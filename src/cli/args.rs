@@ -96,7 +96,7 @@ pub struct CheckArguments {
 }
 
 /// The ids of all of [`MirrorOptions`]: a file leaves no room for them.
-const MIRROR_OPTIONS: [&str; 27] = [
+const MIRROR_OPTIONS: [&str; 30] = [
     "to",
     "protocol",
     "port",
@@ -107,6 +107,9 @@ const MIRROR_OPTIONS: [&str; 27] = [
     "destination_net",
     "direction",
     "mark",
+    "snaplen",
+    "sample",
+    "cutoff",
     "cpus",
     "workers",
     "attach",
@@ -194,6 +197,17 @@ pub struct MirrorOptions {
     /// Only packets with this firewall mark, and their flows: VALUE or VALUE/MASK (tap)
     #[arg(long, value_name = "MARK", help_heading = "Filter")]
     pub mark: Option<String>,
+
+    /// Copy only so many bytes of each packet: headers, for privacy or bandwidth. Suricata and Zeek drop
+    /// truncated packets [default: 0, the whole packet]
+    #[arg(long, value_name = "BYTES", help_heading = "Slice")]
+    pub snaplen: Option<String>,
+    /// Copy only this share of the flows, whole and in both directions: 1/16
+    #[arg(long, value_name = "SHARE", help_heading = "Slice")]
+    pub sample: Option<String>,
+    /// Copy only so many bytes of each flow and direction: 10MB
+    #[arg(long, value_name = "BYTES", help_heading = "Slice")]
+    pub cutoff: Option<String>,
 
     /// CPUs that workers are pinned to, one worker each: 2,3
     #[arg(
@@ -369,7 +383,9 @@ impl MirrorOptions {
             source: texts("--source-net", &self.source_net),
             destination: texts("--destination-net", &self.destination_net),
             mark: value("--mark", &self.mark),
-            snaplen: None,
+            snaplen: value("--snaplen", &self.snaplen),
+            sample: text("--sample", &self.sample),
+            cutoff: value("--cutoff", &self.cutoff),
         };
         if filter == RuleTable::default() {
             return None;

@@ -141,7 +141,9 @@ pub struct RuleTable {
     pub source: Option<At<Vec<At<String>>>>,
     pub destination: Option<At<Vec<At<String>>>>,
     pub mark: Option<At<Value>>,
-    pub snaplen: Option<At<i64>>,
+    pub snaplen: Option<At<Value>>,
+    pub sample: Option<At<String>>,
+    pub cutoff: Option<At<Value>>,
 }
 
 /// `[[target]]`; see [`super::settings::Target`] for the meaning of the keys.

@@ -258,6 +258,7 @@ pub fn plan(config: &Config, facts: &HostFacts) -> Result<Plan, ConfigError> {
     shared_sequence_numbers(config, &sources, &mut warnings);
     rules_without_effect(config, &mut warnings);
     group_of_one(config, &mut warnings);
+    truncated_copies(config, &mut warnings);
     Ok(Plan {
         sources,
         targets,
@@ -293,6 +294,17 @@ fn group_of_one(config: &Config, warnings: &mut Vec<String>) {
         warnings.push(format!(
             "{}: distribution = \"hash\" for this target alone: it gets every packet",
             one.name()
+        ));
+    }
+}
+
+/// Copies that some collectors throw away without a word.
+fn truncated_copies(config: &Config, warnings: &mut Vec<String>) {
+    let short = |rule: &crate::mirror::rules::Rule| rule.slice.snaplen != 0;
+    if let Some(number) = config.rules.iter().position(short) {
+        let bytes = config.rules[number].slice.snaplen;
+        warnings.push(format!(
+            "rule {number} copies {bytes} bytes of a packet (snaplen): Suricata and Zeek drop truncated packets"
         ));
     }
 }

@@ -86,6 +86,33 @@ fn read(text: &str) -> Result<Config, ConfigError> {
 }
 
 #[test]
+fn slices_are_read_and_warned_of() {
+    let rule =
+        "[[rule]]\naction = \"mirror\"\nsnaplen = 128\nsample = \"1/16\"\ncutoff = \"10MB\"\n";
+    let config = read(&format!("{SOURCE}{rule}{TARGET}")).unwrap();
+    let slice = config.rules[0].slice;
+    assert_eq!((slice.snaplen, slice.cutoff), (128, Some(10_000_000)));
+    assert_eq!(
+        slice.sample.map(|sample| sample.limit()),
+        Some((1 << 28) - 1)
+    );
+    let mib = rule.replace("\"10MB\"", "\"1MiB\"");
+    let config = read(&format!("{SOURCE}{mib}{TARGET}")).unwrap();
+    assert_eq!(config.rules[0].slice.cutoff, Some(1 << 20));
+    let skip = rule.replace("mirror", "skip");
+    let error = read(&format!("{SOURCE}{skip}{TARGET}")).unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .contains("a rule that skips copies nothing"),
+        "{error}"
+    );
+    // What changes nothing is no contradiction.
+    let skip = "[[rule]]\naction = \"skip\"\nsnaplen = 0\n";
+    assert!(read(&format!("{SOURCE}{skip}{TARGET}")).is_ok());
+}
+
+#[test]
 fn everything_is_read() {
     let config = read(GOOD).unwrap();
     assert_eq!(config.default_action, Some(Action::Skip));
@@ -122,6 +149,7 @@ fn everything_is_read() {
     assert_eq!(rule.networks[0].to_string(), "198.51.100.0/24");
     assert_eq!(rule.networks[1].to_string(), "2001:db8::1/128");
     assert_eq!(rule.mark, Some((1, 0xff)));
+    assert!(rule.slice.is_whole());
 
     let vxlan = &config.targets[0];
     assert_eq!(vxlan.transmit, TransmitChoice::Udp);

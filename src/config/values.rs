@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use super::file::Value;
 use super::settings::{Interface, Namespace, DEFAULT_ROUTE};
 use crate::mirror::rules::Protocols;
+use crate::mirror::slice::{Sample, MAX_SAMPLE, MAX_SNAPLEN, MIN_SNAPLEN};
 
 /// What is wrong with a value, and what would be right.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -136,6 +137,70 @@ pub fn mark(value: &Value) -> Result<(u32, u32), Wrong> {
         ));
     }
     Ok((value, mask))
+}
+
+/// Bytes of a packet that are copied; 0: all.
+///
+/// # Errors
+/// Negative, or so few that headers would be missing, or so many that nothing would.
+pub fn snaplen(value: &Value) -> Result<u32, Wrong> {
+    let text = value.to_string();
+    let number = digits(text.trim()).and_then(|number| u32::try_from(number).ok());
+    match number {
+        Some(0) => Ok(0),
+        Some(number) if (MIN_SNAPLEN..=MAX_SNAPLEN).contains(&number) => Ok(number),
+        _ => Err(Wrong::new(
+            format!("a snaplen of {text} is not possible"),
+            format!("0 (the whole packet), or {MIN_SNAPLEN} to {MAX_SNAPLEN} bytes"),
+        )),
+    }
+}
+
+/// A share of the flows: `1/16`.
+///
+/// # Errors
+/// Not such a share.
+pub fn sample(text: &str) -> Result<Sample, Wrong> {
+    let share = text.split_once('/').and_then(|(kept, of)| {
+        let number = |text: &str| u32::try_from(digits(text.trim())?).ok();
+        Sample::new(number(kept)?, number(of)?)
+    });
+    share.ok_or_else(|| {
+        Wrong::new(
+            format!("`{text}` is not a share of the flows"),
+            format!("how many of how many, like \"1/16\" (up to {MAX_SAMPLE})"),
+        )
+    })
+}
+
+/// Bytes of a flow: a number, or text with a unit, decimal or binary.
+///
+/// # Errors
+/// Not such a size, or none at all.
+pub fn cutoff(value: &Value) -> Result<u64, Wrong> {
+    let allowed = "bytes, like \"10MB\" (units: B, kB, MB, GB, TB, KiB, MiB, GiB, TiB)";
+    let text = value.to_string();
+    let number = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let unit: u64 = match text[number.len()..].trim() {
+        "" | "B" => 1,
+        "kB" | "KB" => 1_000,
+        "MB" => 1_000_000,
+        "GB" => 1_000_000_000,
+        "TB" => 1_000_000_000_000,
+        "KiB" => 1 << 10,
+        "MiB" => 1 << 20,
+        "GiB" => 1 << 30,
+        "TiB" => 1 << 40,
+        unit => return Err(Wrong::new(format!("`{unit}` is not a unit"), allowed)),
+    };
+    match digits(number.trim()).and_then(|number| number.checked_mul(unit)) {
+        Some(0) => Err(Wrong::new(
+            "a cutoff of 0 copies nothing",
+            format!("{allowed}; leave the key out to copy whole flows, skip to copy none"),
+        )),
+        Some(bytes) => Ok(bytes),
+        None => Err(Wrong::new(format!("`{text}` is not a size"), allowed)),
+    }
 }
 
 /// A size in bytes: a number, or text with a unit.

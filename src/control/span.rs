@@ -14,6 +14,7 @@ use super::outputs::{Opener, OwnPort, TX_RING};
 use super::tap::{publish, Started};
 use super::thread;
 use crate::bpf::attach::Hook;
+use crate::bpf::needs::Needs;
 use crate::bpf::steer::Steer;
 use crate::config::plan::{Capture, SourcePlan, WorkerPlan, XdpMode};
 use crate::config::settings::ZeroCopy;
@@ -87,7 +88,8 @@ impl RunningSpan {
             room: usize::from(room.value),
         };
         let lock = lock(&plan.interface, plan.ifindex, number())?;
-        let mut program = Steer::load(u32::from(room.value))?;
+        let needs = Needs::of(shared.tables);
+        let mut program = Steer::load(u32::from(room.value), needs)?;
         program.publish(shared.tables, plan.allow_credential_endpoints)?;
         let umem = umem(plan, &settings)?;
         let inboxes: Vec<Inbox> = plan
@@ -136,6 +138,7 @@ impl RunningSpan {
                     inboxes: inboxes.clone(),
                     handing_over: HandingOver::new(&handing_over),
                     room: settings.room,
+                    notes: needs.snaplen,
                     outputs: Outputs::new(opened.outputs, Some(pool), shared.targets.clone()),
                     watch: Watch::new(shared.breaker.clone(), shared.signatures.clone()),
                     counters,

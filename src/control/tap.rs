@@ -9,6 +9,7 @@ use super::hold::Holds;
 use super::mirror::Shared;
 use super::outputs::Opener;
 use super::thread;
+use crate::bpf::needs::Needs;
 use crate::bpf::skel::OwnFlow;
 use crate::bpf::tap::{Links, Tap};
 use crate::config::plan::{Capture, SourcePlan};
@@ -59,11 +60,9 @@ impl RunningTap {
             bail!("{} is not a tap", plan.name)
         };
         let holds = Holds::new(plan, attach.value)?;
-        let mut program = Tap::load(
-            plan.workers.len(),
-            *ring_size,
-            &Links::new(&plan.name, &plan.links),
-        )?;
+        let needs = Needs::of(shared.tables);
+        let links = Links::new(&plan.name, &plan.links);
+        let mut program = Tap::load(plan.workers.len(), *ring_size, &links, needs)?;
         program.set_own_flows(exclusions)?;
         program.publish(shared.tables, plan.allow_credential_endpoints)?;
         let sleepers = Arc::new(program.sleepers()?);

@@ -16,4 +16,5 @@ pub mod rules;
 pub mod selection;
 pub mod share;
 pub mod shed;
+pub mod slice;
 pub mod tables;

@@ -7,6 +7,7 @@ use std::net::IpAddr;
 use std::ops::RangeInclusive;
 
 use super::rules::{Action, IpNet, PacketFacts, Ports, Rule, Verdict};
+use crate::packet::flow;
 
 /// What `rules` say about a packet; `default` applies where no rule takes it.
 #[must_use]
@@ -28,6 +29,30 @@ pub fn verdict(rules: &[Rule], default: Action, packet: &PacketFacts) -> Verdict
         action: default,
         unknown_ports_copied: false,
     }
+}
+
+/// Whether the rule that took a packet leaves its flow out. A fragment goes the way of its flow as soon as its
+/// ports are known; one whose ports nobody knows is kept. `mac_hash`: the flow hash of the frame, for what is
+/// not IP.
+#[must_use]
+pub fn sampled_out(rule: &Rule, packet: &PacketFacts, mac_hash: u32) -> bool {
+    let Some(sample) = rule.slice.sample else {
+        return false;
+    };
+    let (from, to) = match packet.ports {
+        Ports::Unknown => return false,
+        Ports::None => (0, 0),
+        Ports::Known(from, to) => (from, to),
+    };
+    let hash = match (packet.source, packet.destination, packet.protocol) {
+        (Some(source), Some(destination), Some(protocol)) => flow::combine(
+            flow::ip_endpoint(source, from),
+            flow::ip_endpoint(destination, to),
+            u32::from(protocol),
+        ),
+        _ => mac_hash,
+    };
+    !sample.keeps(hash)
 }
 
 /// A packet that has ports which nobody knows: any rule that asks for ports might be the one that

@@ -10,6 +10,7 @@ use std::str::FromStr;
 
 use thiserror::Error;
 
+use super::slice::Slice;
 use crate::packet::Direction;
 
 /// A rule set holds at most this many rules: one bit each in a 64-bit word.
@@ -217,6 +218,8 @@ pub struct Rule {
     pub destination: Vec<IpNet>,
     /// (value, mask): the packet's mark AND mask has to equal value.
     pub mark: Option<(u32, u32)>,
+    /// How much of what it takes is copied. A rule that skips copies nothing, whatever stands here.
+    pub slice: Slice,
 }
 
 impl Rule {
@@ -234,6 +237,7 @@ impl Rule {
             source: Vec::new(),
             destination: Vec::new(),
             mark: None,
+            slice: Slice::WHOLE,
         }
     }
 

@@ -12,6 +12,7 @@ use std::ops::RangeInclusive;
 use thiserror::Error;
 
 use super::rules::{mask4, mask6, Action, IpNet, PacketFacts, Ports, Rule, Verdict, MAX_RULES};
+use super::slice::Slice;
 use crate::packet::Direction;
 
 /// Index of packets that are not IP in [`Tables::protocol`].
@@ -88,6 +89,10 @@ pub struct Tables {
     pub needs_networks: u64,
     /// The rules that ask for a mark.
     pub needs_mark: u64,
+    /// The rules that copy less than all they take.
+    pub sliced: u64,
+    /// How much each rule copies, by its number.
+    pub slices: [Slice; MAX_RULES],
     /// What happens to packets that no rule takes.
     pub default_mirror: bool,
     /// By [`Direction`] as a number.
@@ -166,12 +171,19 @@ pub fn compile_with_default(
     };
     let (networks4, networks6) = networks(rules, no_network)?;
 
+    let mut slices = [Slice::WHOLE; MAX_RULES];
+    for (slice, rule) in slices.iter_mut().zip(rules) {
+        *slice = rule.slice;
+    }
+
     Ok(Tables {
         all: bits(&|_| true),
         mirror: bits(&|r| r.action == Action::Mirror),
         needs_ports: bits(&Rule::needs_ports),
         needs_networks: bits(&Rule::needs_networks),
         needs_mark: bits(&|r| r.mark.is_some()),
+        sliced: bits(&|r| r.action == Action::Mirror && !r.slice.is_whole()),
+        slices,
         default_mirror: default == Action::Mirror,
         direction: [Direction::In, Direction::Out]
             .map(|d| bits(&|r| r.direction.is_none_or(|wanted| wanted == d))),

@@ -109,6 +109,7 @@ fn rule() -> impl Strategy<Value = Rule> {
             source: nets.1,
             destination: nets.2,
             mark,
+            slice: Slice::WHOLE,
         })
 }
 

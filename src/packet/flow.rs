@@ -46,6 +46,17 @@ pub const fn combine(a: u32, b: u32, protocol: u32) -> u32 {
     hash ^ (hash >> 16)
 }
 
+/// The hash that `sample` goes by: from the flow hash, but with bits of its own, because the flow hash
+/// chooses the ring, the target and the outer source port.
+#[inline]
+#[must_use]
+pub const fn sample_hash(hash: u32) -> u32 {
+    let hash = hash ^ 0x9747_B28C;
+    let hash = (hash ^ (hash >> 16)).wrapping_mul(0x85EB_CA6B);
+    let hash = (hash ^ (hash >> 13)).wrapping_mul(0xC2B2_AE35);
+    hash ^ (hash >> 16)
+}
+
 /// Flow hash of a frame with the headers that [`Headers::parse`] found in it.
 ///
 /// Any fragment, first or later, hashes without ports: a datagram stays together. What is not IP

@@ -105,6 +105,8 @@ pub struct FrameMeta {
     pub rule: u8,
     /// Generation of the rule set that selected it.
     pub generation: u32,
+    /// Bytes that are wanted of each packet on the wire, its VLAN tags included; 0: all.
+    pub snaplen: u32,
 }
 
 impl FrameMeta {
@@ -128,6 +130,7 @@ impl FrameMeta {
             direction: Direction::In,
             rule: DEFAULT_RULE,
             generation: 0,
+            snaplen: 0,
         }
     }
 }

@@ -181,6 +181,7 @@ pub struct Packets {
     used: usize,
     refs: Vec<PacketRef>,
     limit: usize,
+    sliced: u64,
 }
 
 impl Packets {
@@ -192,6 +193,7 @@ impl Packets {
             used: 0,
             refs: Vec::with_capacity(packets),
             limit: packets,
+            sliced: 0,
         }
     }
 
@@ -199,6 +201,12 @@ impl Packets {
     pub fn clear(&mut self) {
         self.refs.clear();
         self.used = 0;
+        self.sliced = 0;
+    }
+
+    /// How many of the packets are shorter than on the wire because of a snaplen.
+    pub fn sliced(&self) -> u64 {
+        self.sliced
     }
 
     /// The packets, in the order in which they were cut.
@@ -239,6 +247,19 @@ impl Packets {
     /// Writes the whole packet to the front of `out`; see [`PacketList::write`].
     pub fn write(&self, packet: &PacketRef, frame: &[u8], out: &mut [u8]) -> Option<usize> {
         self.list().write(packet, frame, out)
+    }
+
+    /// Cuts the packets from number `first` on to at most `length` bytes each. `already`: the frame that
+    /// they come from was cut before, so that its packet counts although nothing is left to take away.
+    pub(super) fn shorten(&mut self, first: usize, length: u32, already: bool) {
+        for packet in self.refs.iter_mut().skip(first) {
+            if already || packet.length() > length as usize {
+                self.sliced += 1;
+            }
+            let head = u32::from(packet.head.1).min(length);
+            packet.head.1 = head as u16;
+            packet.tail.1 = packet.tail.1.min(length - head);
+        }
     }
 
     /// Whether `packets` packets with `bytes` head bytes together fit now.

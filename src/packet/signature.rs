@@ -15,6 +15,10 @@ use super::headers::{be16, protocol, Headers, Version, ETHERNET_HEADER};
 /// The inner header must begin in this many bytes of the frame.
 pub const SEARCHED_BYTES: usize = 192;
 
+/// A frame's bytes that [`find`] is given whatever the snaplen: with all that a header of ours in them needs,
+/// unless it begins in the last few of [`SEARCHED_BYTES`].
+pub const LOOKED_AT_BYTES: usize = SEARCHED_BYTES + 64;
+
 const IPV4_HEADER: usize = 20;
 const IPV6_HEADER: usize = 40;
 const ICMP_HEADER: usize = 8;

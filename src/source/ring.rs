@@ -294,6 +294,7 @@ fn decode(record: &[u8]) -> Option<(FrameMeta, usize)> {
             2 => Gso::Udp,
             _ => Gso::Unknown,
         },
+        snaplen: u32_at(record, 44),
     };
     Some((meta, captured))
 }
@@ -337,6 +338,7 @@ mod tests {
         assert_eq!(offset_of!(Record, rule), 37);
         assert_eq!(offset_of!(Record, checksum), 39);
         assert_eq!(offset_of!(Record, gso), 40);
+        assert_eq!(offset_of!(Record, snaplen), 44);
     }
 
     #[test]

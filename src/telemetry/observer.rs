@@ -196,7 +196,9 @@ impl SourceObserver {
             own_copies: program.own_copies,
             own_signatures: sum(|worker| worker.own_signatures.get()),
             unknown_fragments: program.unknown_fragments,
+            sliced: sum(|worker| worker.sliced.get()),
             rules: program.rules.iter().take(self.rules).copied().collect(),
+            rules_left_out: program.left_out.iter().take(self.rules).copied().collect(),
             default_action: program.rules.last().copied().unwrap_or(0),
             workers: self
                 .workers

@@ -62,8 +62,14 @@ pub struct SourceStatus {
     pub own_signatures: u64,
     /// Later fragments copied although their first was not seen.
     pub unknown_fragments: u64,
+    /// Packets of which no more than their rule's snaplen was copied.
+    #[serde(default)]
+    pub sliced: u64,
     /// Packets that each rule took, in order.
     pub rules: Vec<u64>,
+    /// Of those, what the rule's own `sample` and `cutoff` left out.
+    #[serde(default)]
+    pub rules_left_out: Vec<u64>,
     /// Packets that no rule took.
     pub default_action: u64,
     /// Its workers.
@@ -259,6 +265,22 @@ impl fmt::Display for SourceStatus {
             total(&self.dropped)
         )?;
         write_drops(f, &self.dropped)?;
+        if self.sliced > 0 {
+            writeln!(
+                f,
+                "  sliced    {:>12} of the captured to their rule's snaplen",
+                self.sliced
+            )?;
+        }
+        for (number, packets) in self.rules_left_out.iter().enumerate() {
+            if *packets > 0 {
+                let taken = self.rules.get(number).copied().unwrap_or(0);
+                writeln!(
+                    f,
+                    "  rule {number:<4} {taken:>12} taken, of which its sample or cutoff left out {packets}"
+                )?;
+            }
+        }
         if self.own_copies > 0 {
             writeln!(
                 f,

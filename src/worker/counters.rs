@@ -79,6 +79,8 @@ pub struct SourceCounters {
     pub handed_over: Counter,
     /// Bytes of the packets that were dropped before any target because production goes first.
     pub shed_bytes: Counter,
+    /// Packets of which only so many bytes as their rule's snaplen were given to the targets.
+    pub sliced: Counter,
     /// Frames in which our own copy stood (see `worker::breaker`).
     pub own_signatures: Counter,
     /// 1 once the worker has ended.

@@ -64,6 +64,34 @@ impl Drop for HandingOver {
     }
 }
 
+/// What the XDP program says of a frame, in the bytes before it: `struct xtee_note` of `bpf/abi.h`.
+#[derive(Clone, Copy, Debug, Default)]
+struct Note {
+    snaplen: u32,
+    wire_length: u32,
+}
+
+impl Note {
+    const LENGTH: usize = 8;
+
+    /// Reads the note before the frame, which stays as it is.
+    fn of(frame: &mut ReceivedFrame) -> Note {
+        let Some(bytes) = frame.prepend(Self::LENGTH) else {
+            return Note::default();
+        };
+        let word = |at: usize| {
+            let word = bytes.get(at..at + 4).and_then(|word| word.try_into().ok());
+            word.map_or(0, u32::from_ne_bytes)
+        };
+        let note = Note {
+            snaplen: word(0),
+            wire_length: word(4),
+        };
+        frame.trim_front(Self::LENGTH);
+        note
+    }
+}
+
 /// A span's worker before it runs.
 #[derive(Debug)]
 pub struct SpanWorker {
@@ -77,6 +105,8 @@ pub struct SpanWorker {
     pub handing_over: HandingOver,
     /// Bytes that the XDP program makes in front of each frame.
     pub room: usize,
+    /// Whether the program puts a note in front of each frame: a rule has a snaplen.
+    pub notes: bool,
     /// Its targets.
     pub outputs: Outputs,
     /// Its look-out for our own copies.
@@ -178,13 +208,18 @@ impl SpanWorker {
         }
         let mut index = 0;
         while index < mine.list.len() {
+            let note = match self.notes {
+                true => Note::of(&mut mine.list[index]),
+                false => Note::default(),
+            };
             let frame = mine.bytes(index as u32);
             let meta = FrameMeta {
                 timestamp_ns: now,
                 flow_hash: flow::hash_frame(frame),
                 // The frame was on a wire: it is copied as it is, right or wrong.
                 checksum: Checksum::Finished,
-                ..FrameMeta::plain(frame.len() as u32)
+                snaplen: note.snaplen,
+                ..FrameMeta::plain(note.wire_length.max(frame.len() as u32))
             };
             let reason = match self.watch.look(frame, now) {
                 Look::Clear => match cut(&meta, frame, index as u32, packets) {
@@ -199,6 +234,10 @@ impl SpanWorker {
                 Look::OwnError | Look::Open => Some(Reason::LoopBreaker),
             };
             let Some(reason) = reason else {
+                if note.snaplen != 0 {
+                    // What AF_XDP sends in place is the frame, not the packet that was cut from it.
+                    mine.list[index].truncate(self.room + note.snaplen as usize);
+                }
                 self.counters.frames.add(1);
                 self.counters.captured.add(1);
                 index += 1;
@@ -210,6 +249,7 @@ impl SpanWorker {
                 pool.put(frame.into_free());
             }
         }
+        self.counters.sliced.add(packets.sliced());
         self.outputs.send_span(packets.list(), mine);
     }
 

@@ -112,7 +112,7 @@ impl TapWorker {
                     }
                 }
                 Err(CutError::NoRoom) => {
-                    self.outputs.send(packets.list(), &self.ring);
+                    self.send(packets);
                     packets.clear();
                     continue;
                 }
@@ -120,6 +120,11 @@ impl TapWorker {
             }
             index += 1;
         }
+        self.send(packets);
+    }
+
+    fn send(&mut self, packets: &Packets) {
+        self.counters.sliced.add(packets.sliced());
         self.outputs.send(packets.list(), &self.ring);
     }
     /// Production goes first: the batch is counted and nothing else.

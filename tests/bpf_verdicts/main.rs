@@ -31,6 +31,7 @@ mod own_tunnels;
 mod ports_and_networks;
 mod ring;
 mod sensitive;
+mod slices;
 mod steer;
 mod table;
 mod truncated;

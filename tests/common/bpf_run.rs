@@ -8,6 +8,7 @@
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
+use xtee::bpf::needs::Needs;
 use xtee::bpf::skel::Counters;
 use xtee::bpf::steer::Steer;
 use xtee::bpf::tap::{Links, Tap};
@@ -26,6 +27,12 @@ pub const NO_OPINION: i32 = -1;
 pub const XDP_DROP: i32 = 1;
 pub const XDP_PASS: i32 = 2;
 pub const XDP_REDIRECT: i32 = 4;
+
+/// Everything that a rule can ask for; a span's frames then come out with a note in front.
+pub const ALL: Needs = Needs {
+    cutoff: true,
+    snaplen: true,
+};
 
 // Words of `struct __sk_buff` (linux/bpf.h), which libbpf-sys does not offer.
 const SKB_WORDS: usize = 48;
@@ -135,6 +142,9 @@ pub fn added(before: &Counters, after: &Counters) -> Counters {
     for (now, before) in added.rules.iter_mut().zip(before.rules) {
         *now -= before;
     }
+    for (now, before) in added.left_out.iter_mut().zip(before.left_out) {
+        *now -= before;
+    }
     added
 }
 
@@ -149,6 +159,10 @@ pub fn counted_rule(added: &Counters) -> Option<Option<u8>> {
 
 pub fn dropped(added: &Counters, reason: Reason) -> u64 {
     added.dropped[reason as usize]
+}
+
+fn dropped_for(added: &Counters, reasons: &[Reason]) -> u64 {
+    reasons.iter().map(|&reason| dropped(added, reason)).sum()
 }
 
 fn assert_seen_balances(counters: &Counters) {
@@ -250,7 +264,7 @@ impl TapBench {
 
     /// For devices whose packets begin with this.
     pub fn on(link: LinkType, count: usize, size: u32) -> TapBench {
-        let tap = Tap::load(count, size, &Links::new(SOURCE, &[link])).expect("load the tap");
+        let tap = Tap::load(count, size, &Links::new(SOURCE, &[link]), ALL).expect("load the tap");
         let rings = (0..count)
             .map(|index| {
                 let descriptor = tap.ring(index).expect("a ring");
@@ -366,8 +380,12 @@ pub struct SteerBench {
 
 impl SteerBench {
     pub fn new(room: u32) -> SteerBench {
+        SteerBench::with_needs(room, Needs::default())
+    }
+
+    pub fn with_needs(room: u32, needs: Needs) -> SteerBench {
         SteerBench {
-            steer: Steer::load(room).expect("load the steering program"),
+            steer: Steer::load(room, needs).expect("load the steering program"),
             counters: Counters::default(),
         }
     }
@@ -394,7 +412,10 @@ impl SteerBench {
         let dropped: u64 = added.dropped.iter().sum();
         let redirected = u64::from(output.verdict == XDP_REDIRECT);
         assert_eq!(added.matched, redirected + dropped, "{output:?}");
-        if redirected == 0 {
+        let left_out = dropped_for(&added, &[Reason::Sampled, Reason::Cutoff]);
+        if left_out != 0 {
+            assert_eq!(output.verdict, XDP_DROP, "taken like the rest of its rule");
+        } else if redirected == 0 {
             assert_eq!(output.verdict, XDP_PASS, "the rest is the kernel's");
             assert_eq!(output.bytes, frame, "what is passed is unchanged");
         }

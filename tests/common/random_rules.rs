@@ -7,6 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::RangeInclusive;
 
 use xtee::mirror::rules::{Action, IpNet, Ports, Protocols, Rule, MAX_RULES, PROTOCOLS_WITH_PORTS};
+use xtee::mirror::slice::Sample;
 use xtee::packet::Direction;
 
 use crate::packets::{self, Extension, V4};
@@ -128,6 +129,14 @@ fn rule(random: &mut Random) -> Rule {
             },
             mask,
         ));
+    }
+    if rule.action == Action::Mirror {
+        if random.chance(30) {
+            rule.slice.snaplen = *random.pick(&[64, 96, 128, 300]);
+        }
+        if random.chance(30) {
+            rule.slice.sample = Sample::new(1, *random.pick(&[1, 2, 3, 16]));
+        }
     }
     rule
 }

@@ -368,10 +368,52 @@ fn rules() {
         ),
         ("mark = 4294967296", "rule.mark", "`4294967296`", "0x1/0xff"),
         (
-            "snaplen = 96",
+            "snaplen = 63",
             "rule.snaplen",
-            "cutting packets is not built yet",
-            "0",
+            "a snaplen of 63",
+            "64 to 65535",
+        ),
+        (
+            "snaplen = -1",
+            "rule.snaplen",
+            "a snaplen of -1",
+            "64 to 65535",
+        ),
+        (
+            "snaplen = \"all\"",
+            "rule.snaplen",
+            "a snaplen of all",
+            "0 (the whole packet)",
+        ),
+        (
+            "sample = \"16\"",
+            "rule.sample",
+            "`16` is not a share",
+            "\"1/16\"",
+        ),
+        (
+            "sample = \"0/16\"",
+            "rule.sample",
+            "`0/16` is not a share",
+            "\"1/16\"",
+        ),
+        (
+            "sample = \"3/2\"",
+            "rule.sample",
+            "`3/2` is not a share",
+            "\"1/16\"",
+        ),
+        (
+            "cutoff = \"10 apples\"",
+            "rule.cutoff",
+            "`apples` is not a unit",
+            "\"10MB\"",
+        ),
+        (
+            "cutoff = 0",
+            "rule.cutoff",
+            "copies nothing",
+            "leave the key out",
         ),
     ] {
         refused(&rule(line), 6, key, wrong, allowed);

@@ -5,8 +5,9 @@ use std::ops::RangeInclusive;
 use super::{Check, ACTIONS};
 use crate::config::error::{ConfigError, Site};
 use crate::config::file::{At, RuleTable, Value};
-use crate::config::values::{mark, ports, protocol, Wrong};
-use crate::mirror::rules::{IpNet, NetworkError, Rule};
+use crate::config::values::{cutoff, mark, ports, protocol, sample, snaplen, Wrong};
+use crate::mirror::rules::{Action, IpNet, NetworkError, Rule};
+use crate::mirror::slice::Slice;
 use crate::packet::Direction;
 
 const DIRECTIONS: [(&str, Option<Direction>); 5] = [
@@ -36,12 +37,7 @@ impl Check<'_> {
             Some(at) => Some(self.value(at, "rule.mark", mark)?),
             None => None,
         };
-        if let Some(at) = &table.snaplen {
-            self.value(at, "rule.snaplen", |&snaplen: &i64| match snaplen {
-                0 => Ok(()),
-                _ => Err(Wrong::not_built("cutting packets", "0 (the whole packet)")),
-            })?;
-        }
+        let slice = self.slice(table, action)?;
         let rule = Rule {
             action,
             direction,
@@ -53,6 +49,7 @@ impl Check<'_> {
             source: self.networks(&table.source, "rule.source")?,
             destination: self.networks(&table.destination, "rule.destination")?,
             mark,
+            slice,
         };
         if rule.needs_ports() && protocol.is_some_and(|set| !set.have_ports()) {
             let (site, key) = ports_site(table).unwrap_or((&at.site, "rule"));
@@ -63,6 +60,35 @@ impl Check<'_> {
             return Err(self.fault(site, key, Wrong::new(wrong, allowed)));
         }
         Ok(rule)
+    }
+
+    /// How much of what it takes the rule copies.
+    fn slice(&self, table: &RuleTable, action: Action) -> Result<Slice, ConfigError> {
+        let mut slice = Slice::WHOLE;
+        if let Some(at) = &table.snaplen {
+            slice.snaplen = self.value(at, "rule.snaplen", snaplen)?;
+        }
+        if let Some(at) = &table.sample {
+            slice.sample = Some(self.value(at, "rule.sample", |text: &str| sample(text))?);
+        }
+        if let Some(at) = &table.cutoff {
+            slice.cutoff = Some(self.value(at, "rule.cutoff", cutoff)?);
+        }
+        let found = [
+            ("rule.snaplen", table.snaplen.as_ref().map(|at| &at.site)),
+            ("rule.sample", table.sample.as_ref().map(|at| &at.site)),
+            ("rule.cutoff", table.cutoff.as_ref().map(|at| &at.site)),
+        ]
+        .into_iter()
+        .find_map(|(key, site)| Some((key, site?)));
+        if let (Action::Skip, false, Some((key, site))) = (action, slice.is_whole(), found) {
+            let wrong = Wrong::new(
+                "a rule that skips copies nothing",
+                "snaplen, sample and cutoff in rules with action = \"mirror\"",
+            );
+            return Err(self.fault(site, key, wrong));
+        }
+        Ok(slice)
     }
 
     fn ports(

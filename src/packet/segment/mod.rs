@@ -30,7 +30,10 @@ pub enum CutError {
 
 /// Appends the packets of one captured frame to `out` and returns how many there are.
 ///
-/// `frame` starts with its Ethernet header; `frame_index` goes into the packets as it is.
+/// `frame` starts with its Ethernet header; `frame_index` goes into the packets as it is. With a
+/// `meta.snaplen` each packet ends after so many bytes; its headers stay as they are on the wire, lengths and
+/// checksums included. The checksum of a packet whose payload is not in `frame` cannot be finished: it stays as
+/// the kernel left it.
 ///
 /// # Errors
 /// Nothing is appended when there is an error. [`CutError::NoRoom`] is only returned when `out` is not
@@ -44,11 +47,17 @@ pub fn cut(
     frame_index: u32,
     out: &mut Packets,
 ) -> Result<u32, CutError> {
-    if meta.gso_size == 0 {
+    let first = out.len();
+    let count = if meta.gso_size == 0 {
         ordinary::append(meta, frame, frame_index, out)
     } else {
         split::append(meta, frame, frame_index, out)
+    }?;
+    if meta.snaplen != 0 {
+        let already = meta.gso_size == 0 && meta.wire_length > meta.snaplen;
+        out.shorten(first, meta.snaplen, already);
     }
+    Ok(count)
 }
 
 /// How many packets a frame is on the wire: 1 for an ordinary frame, else transport payload divided by
