@@ -53,6 +53,13 @@ pub(super) fn leave_out(object: &mut OpenObject, names: &[&str]) {
     }
 }
 
+/// XDP programs are loaded for packets of one buffer.
+pub(super) fn without_fragments(object: &mut OpenObject) {
+    for mut program in object.progs_mut() {
+        program.set_flags(0);
+    }
+}
+
 pub(super) fn load(program: &'static str, object: OpenObject) -> Result<Object, Error> {
     object
         .load()

@@ -42,10 +42,19 @@ impl Steer {
     /// # Errors
     /// The verifier or the kernel's limits.
     pub fn load(room: u32) -> Result<Steer, Error> {
+        // A kernel before 5.18 refuses a program with fragments.
+        Steer::load_with(room, true).or_else(|_| Steer::load_with(room, false))
+    }
+
+    fn load_with(room: u32, fragments: bool) -> Result<Steer, Error> {
         let mut open = object::open(NAME, STEER_OBJECT)?;
+        if !fragments {
+            object::without_fragments(&mut open);
+        }
         object::set_settings(NAME, &mut open, |bytes| {
             if let Some(mut settings) = from_bytes::<SteerSettings>(bytes) {
                 settings.room = room;
+                settings.multi_buffer = u8::from(fragments);
                 let source = bytes_of(&settings);
                 bytes[..source.len()].copy_from_slice(source);
             }

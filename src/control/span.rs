@@ -190,6 +190,7 @@ impl RunningSpan {
             config.rx_ring = RX_RING;
             config.tx_ring = TX_RING;
             config.busy_poll = settings.busy_poll.then_some(BUSY_POLL);
+            config.multi_buffer = true;
             let port = if sends_here && own.is_none() {
                 let (port, transmit) = open_both(&self.umem, &config, pool, stock)?;
                 own = Some(OwnPort {
@@ -283,7 +284,11 @@ fn umem(plan: &SourcePlan, settings: &Settings) -> anyhow::Result<Umem> {
 }
 
 fn describe(obtained: &Obtained) -> String {
-    format!("AF_XDP {obtained}")
+    let several = match obtained.multi_buffer {
+        true => "frames of any size",
+        false => "frames of up to a page: the kernel has no multi-buffer",
+    };
+    format!("AF_XDP {obtained}, {several}")
 }
 
 fn duplicate(port: &RxPort) -> anyhow::Result<OwnedFd> {

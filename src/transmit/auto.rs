@@ -70,6 +70,9 @@ impl RunMeter {
     }
 }
 
+/// Packets up to this size and the longest outer headers fit a frame of a page.
+const XSK_LARGEST: usize = 4096 - 256;
+
 /// The decision, pure: fed with mean runs, says who sends.
 #[derive(Debug, Default)]
 pub struct Choice {
@@ -137,8 +140,13 @@ impl AutoSender {
                 .feed(if self.udp.segments() { mean } else { 100 });
             counters.by_xsk.set(u64::from(self.choice.is_xsk()));
         }
-        // Where AF_XDP cannot send now (no neighbour yet, a moving route), the kernel's own path may.
-        if self.choice.is_xsk() && self.xsk.begin(path, pool, counters).is_none() {
+        // Where AF_XDP cannot send now (no neighbour yet, a moving route, a packet larger than its frames),
+        // the kernel's own path may.
+        let fits = |packet: &PacketRef| packet.length() <= XSK_LARGEST;
+        if self.choice.is_xsk()
+            && packets.refs().iter().all(fits)
+            && self.xsk.begin(path, pool, counters).is_none()
+        {
             self.xsk.send_begun(packets, frames, path, pool, counters);
         } else {
             self.udp.send(packets, frames, path, counters);
