@@ -103,6 +103,12 @@ impl Steer {
         self.hold.as_ref().map(|hold| hold.hook)
     }
 
+    /// Whether the program is on an interface that is still there.
+    #[must_use]
+    pub fn is_attached(&self) -> bool {
+        self.hold.as_ref().is_some_and(Attachment::is_attached)
+    }
+
     /// Takes the program off the interface.
     pub fn detach(&mut self) {
         self.hold = None;

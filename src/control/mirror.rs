@@ -9,8 +9,6 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 
 use super::outputs::{exclusions, signatures, Opener};
-use super::paths::Successor;
-use super::presence::Presence;
 use super::span::RunningSpan;
 use super::tap::{RunningTap, Started};
 use crate::config::plan::{Capture, Plan, Transmitter};
@@ -43,8 +41,8 @@ pub struct Shared<'t> {
 
 #[derive(Debug)]
 enum Source {
-    Tap(RunningTap),
-    Span(RunningSpan),
+    Tap(Box<RunningTap>),
+    Span(Box<RunningSpan>),
 }
 
 /// A running mirror.
@@ -53,9 +51,8 @@ pub struct Mirror {
     sources: Vec<Source>,
     stop: Stop,
     observer: Arc<Observer>,
-    successors: Vec<Successor>,
+    opener: Opener,
     paths: Option<PathWatch>,
-    presence: Presence,
     utc: UtcOffset,
     /// What fell back at the start, with the reason.
     pub notes: Vec<String>,
@@ -70,7 +67,6 @@ impl Mirror {
     /// What was in the way. Nothing is left attached.
     pub fn start(config: &Config, plan: &Plan) -> anyhow::Result<Mirror> {
         raise_open_files();
-        let presence = Presence::new(plan)?;
         let tables = compile_with_default(&config.rules, config.default_action)?;
         let watch = PathWatch::start(
             plan.targets
@@ -111,13 +107,13 @@ impl Mirror {
                     let (tap, began) =
                         RunningTap::start(source, &shared, &mut opener, &exclusions(plan))
                             .with_context(|| source.name.clone())?;
-                    sources.list.push(Source::Tap(tap));
+                    sources.list.push(Source::Tap(Box::new(tap)));
                     began
                 }
                 Capture::Span { .. } => {
                     let (span, began) = RunningSpan::start(source, &shared, &mut opener)
                         .with_context(|| source.name.clone())?;
-                    sources.list.push(Source::Span(span));
+                    sources.list.push(Source::Span(Box::new(span)));
                     began
                 }
             };
@@ -135,11 +131,10 @@ impl Mirror {
             sources: std::mem::take(&mut sources.list),
             stop: shared.stop.clone(),
             observer: Arc::new(observer),
-            successors: opener.successors,
             paths: Some(watch),
-            presence,
             utc,
-            notes: opener.notes,
+            notes: std::mem::take(&mut opener.notes),
+            opener,
             times_opened: 0,
             told_refused: false,
         })
@@ -154,19 +149,21 @@ impl Mirror {
     /// Looks after the mirror: to be called many times a second. Returns what the operator should know.
     ///
     /// # Errors
-    /// A worker has ended, or an interface is gone: a mirror is whole or it ends.
+    /// A worker has ended: a mirror is whole or it ends.
     pub fn tend(&mut self) -> anyhow::Result<Vec<String>> {
-        self.presence.check()?;
         self.utc.set(utc_offset());
         let mut news: Vec<String> = Vec::new();
         for (source, observed) in self.sources.iter_mut().zip(&self.observer.sources) {
-            if let Source::Tap(tap) = source {
-                let name = &observed.name;
-                news.extend(tap.follow().into_iter().map(|new| format!("{name}: {new}")));
-            }
+            let told = match source {
+                Source::Tap(tap) => tap.follow(),
+                Source::Span(span) => span.follow(&mut self.opener),
+            };
+            let name = &observed.name;
+            news.extend(told.into_iter().map(|new| format!("{name}: {new}")));
         }
-        let transmitters = u32::try_from(self.successors.len())?;
-        for successor in &mut self.successors {
+        news.append(&mut self.opener.notes);
+        let transmitters = u32::try_from(self.opener.successors.len())?;
+        for successor in &mut self.opener.successors {
             news.extend(successor.follow(transmitters));
         }
         let opened = self.observer.breaker.times_opened();
@@ -214,7 +211,7 @@ impl Mirror {
             watch.stop();
         }
         // With the ports that workers have left, and their frames.
-        self.successors.clear();
+        self.opener.successors.clear();
         for source in &self.sources {
             let home = match source {
                 Source::Tap(tap) => tap.frames_home(),
