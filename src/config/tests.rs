@@ -1,6 +1,7 @@
 //! Good files are read, defaults filled in, the shipped files load, and no text makes the parser
 //! panic. What is refused, and how, is in `refused`.
 
+mod places;
 mod refused;
 
 use std::path::Path;

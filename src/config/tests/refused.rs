@@ -8,7 +8,7 @@ use super::{read, SOURCE, SPAN, TARGET};
 
 /// Asserts the one error of `text`: line, key, and words of what is wrong and of what is allowed.
 #[track_caller]
-fn refused(text: &str, line: usize, key: &str, wrong: &str, allowed: &str) {
+pub(super) fn refused(text: &str, line: usize, key: &str, wrong: &str, allowed: &str) {
     let error = match read(text) {
         Ok(_) => panic!("accepted:\n{text}"),
         Err(error) => error,
@@ -219,32 +219,6 @@ fn sources() {
             "1 to 15 bytes",
         );
     }
-    refused(
-        &kind("tap", "eth0@shop"),
-        3,
-        "source.interface",
-        "`shop` is not a network namespace",
-        "/run/netns/NAME, or pid:N",
-    );
-    for interface in ["default-route", "eth0@/run/netns/shop"] {
-        refused(
-            &kind("span", interface),
-            3,
-            "source.interface",
-            "a span ",
-            "kind = \"tap\"",
-        );
-    }
-    let two = format!(
-        "[[source]]\nkind = \"tap\"\ninterface = \"eth0@pid:7\"\nnamespace = \"pid:8\"\n{TARGET}"
-    );
-    refused(
-        &two,
-        4,
-        "source.namespace",
-        "names another namespace",
-        "one of the two",
-    );
     let twice = format!("{SOURCE}[[source]]\nkind = \"span\"\ninterface = \"eth0\"\n{TARGET}");
     refused(
         &twice,
