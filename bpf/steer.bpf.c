@@ -13,6 +13,9 @@
 #include "maps.h"
 #include "control_maps.h"
 
+/* The kernel has multi-buffer XDP (5.18): what is not in a packet's first buffer is had by a helper. */
+const volatile __u8 multi_buffer = 1;
+
 #define XTEE_CONTEXT struct xdp_md
 #define XTEE_LOAD(ctx, offset, variable)                                                                 \
 	({                                                                                               \
@@ -20,6 +23,8 @@
 		bool loaded = (offset) < 1024 && at + sizeof(variable) <= (void *)(long)(ctx)->data_end; \
 		if (loaded)                                                                              \
 			(variable) = *(typeof(variable) *)at;                                            \
+		else if (multi_buffer)                                                                   \
+			loaded = !bpf_xdp_load_bytes(ctx, offset, &(variable), sizeof(variable));        \
 		loaded;                                                                                  \
 	})
 
@@ -57,7 +62,8 @@ static __always_inline bool put_note(struct xdp_md *ctx, __u32 snaplen, __u32 le
 	return true;
 }
 
-SEC("xdp")
+/* With fragments: a packet may be larger than a page. */
+SEC("xdp.frags")
 int xtee_steer(struct xdp_md *ctx)
 {
 	struct ethernet_header ethernet;

@@ -68,6 +68,13 @@ pub(super) fn set_entries(
         .map_err(|source| Error::Load { program, source })
 }
 
+/// XDP programs are loaded for packets of one buffer.
+pub(super) fn without_fragments(object: &mut OpenObject) {
+    for mut program in object.progs_mut() {
+        program.set_flags(0);
+    }
+}
+
 pub(super) fn load(program: &'static str, object: OpenObject) -> Result<Object, Error> {
     object
         .load()

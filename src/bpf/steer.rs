@@ -45,12 +45,21 @@ impl Steer {
     /// # Errors
     /// The verifier or the kernel's limits.
     pub fn load(room: u32, needs: Needs) -> Result<Steer, Error> {
+        // A kernel before 5.18 refuses a program with fragments.
+        Steer::load_with(room, needs, true).or_else(|_| Steer::load_with(room, needs, false))
+    }
+
+    fn load_with(room: u32, needs: Needs, fragments: bool) -> Result<Steer, Error> {
         let mut open = object::open(NAME, STEER_OBJECT)?;
+        if !fragments {
+            object::without_fragments(&mut open);
+        }
         needs.set_streams(NAME, &mut open)?;
         object::set_settings(NAME, &mut open, |bytes| {
             if let Some(mut settings) = from_bytes::<SteerSettings>(bytes) {
                 settings.room = room;
                 settings.notes = u32::from(needs.snaplen);
+                settings.multi_buffer = u8::from(fragments);
                 let source = bytes_of(&settings);
                 bytes[..source.len()].copy_from_slice(source);
             }
@@ -100,6 +109,12 @@ impl Steer {
     #[must_use]
     pub fn hook(&self) -> Option<Hook> {
         self.hold.as_ref().map(|hold| hold.hook)
+    }
+
+    /// Whether the program is on an interface that is still there.
+    #[must_use]
+    pub fn is_attached(&self) -> bool {
+        self.hold.as_ref().is_some_and(Attachment::is_attached)
     }
 
     /// Takes the program off the interface.

@@ -2,6 +2,7 @@
 //! panic. What is refused, and how, is in `refused`.
 
 mod gets;
+mod places;
 mod refused;
 
 use std::path::Path;

@@ -10,8 +10,6 @@ use anyhow::Context as _;
 use arc_swap::ArcSwap;
 
 use super::outputs::{exclusions, signatures, Opener};
-use super::paths::Successor;
-use super::presence::Presence;
 use super::shedding::{Probes, Shedding};
 use super::span::RunningSpan;
 use super::tap::{RunningTap, Started};
@@ -50,8 +48,8 @@ pub struct Shared<'t> {
 
 #[derive(Debug)]
 enum Source {
-    Tap(RunningTap),
-    Span(RunningSpan),
+    Tap(Box<RunningTap>),
+    Span(Box<RunningSpan>),
 }
 
 /// A running mirror.
@@ -60,11 +58,10 @@ pub struct Mirror {
     sources: Vec<Source>,
     stop: Stop,
     observer: Arc<Observer>,
-    successors: Vec<Successor>,
     targets: Targets,
     shedding: Shedding,
+    opener: Opener,
     paths: Option<PathWatch>,
-    presence: Presence,
     utc: UtcOffset,
     /// What fell back at the start, with the reason.
     pub notes: Vec<String>,
@@ -79,7 +76,6 @@ impl Mirror {
     /// What was in the way. Nothing is left attached.
     pub fn start(config: &Config, plan: &Plan) -> anyhow::Result<Mirror> {
         raise_open_files();
-        let presence = Presence::new(plan)?;
         let tables = compile_with_default(&config.rules, config.default_action)?;
         let watch = PathWatch::start(
             plan.targets
@@ -123,13 +119,13 @@ impl Mirror {
                     let (tap, began) =
                         RunningTap::start(source, &shared, &mut opener, &exclusions(plan))
                             .with_context(|| source.name.clone())?;
-                    sources.list.push(Source::Tap(tap));
+                    sources.list.push(Source::Tap(Box::new(tap)));
                     began
                 }
                 Capture::Span { .. } => {
                     let (span, began) = RunningSpan::start(source, &shared, &mut opener)
                         .with_context(|| source.name.clone())?;
-                    sources.list.push(Source::Span(span));
+                    sources.list.push(Source::Span(Box::new(span)));
                     began
                 }
             };
@@ -147,13 +143,12 @@ impl Mirror {
             sources: std::mem::take(&mut sources.list),
             stop: shared.stop.clone(),
             observer: Arc::new(observer),
-            successors: opener.successors,
             targets,
             shedding,
             paths: Some(watch),
-            presence,
             utc,
-            notes: opener.notes,
+            notes: std::mem::take(&mut opener.notes),
+            opener,
             times_opened: 0,
             told_refused: false,
         })
@@ -168,9 +163,8 @@ impl Mirror {
     /// Looks after the mirror: to be called many times a second. Returns what the operator should know.
     ///
     /// # Errors
-    /// A worker has ended, or an interface is gone: a mirror is whole or it ends.
+    /// A worker has ended: a mirror is whole or it ends.
     pub fn tend(&mut self) -> anyhow::Result<Vec<String>> {
-        self.presence.check()?;
         self.utc.set(utc_offset());
         let now = monotonic();
         let mut news: Vec<String> = self.targets.tend(now);
@@ -179,13 +173,16 @@ impl Mirror {
             news.push(text);
         }
         for (source, observed) in self.sources.iter_mut().zip(&self.observer.sources) {
-            if let Source::Tap(tap) = source {
-                let name = &observed.name;
-                news.extend(tap.follow().into_iter().map(|new| format!("{name}: {new}")));
-            }
+            let told = match source {
+                Source::Tap(tap) => tap.follow(),
+                Source::Span(span) => span.follow(&mut self.opener),
+            };
+            let name = &observed.name;
+            news.extend(told.into_iter().map(|new| format!("{name}: {new}")));
         }
-        let transmitters = u32::try_from(self.successors.len())?;
-        for successor in &mut self.successors {
+        news.append(&mut self.opener.notes);
+        let transmitters = u32::try_from(self.opener.successors.len())?;
+        for successor in &mut self.opener.successors {
             news.extend(successor.follow(transmitters));
         }
         let opened = self.observer.breaker.times_opened();
@@ -233,7 +230,7 @@ impl Mirror {
             watch.stop();
         }
         // With the ports that workers have left, and their frames.
-        self.successors.clear();
+        self.opener.successors.clear();
         for source in &self.sources {
             let home = match source {
                 Source::Tap(tap) => tap.frames_home(),

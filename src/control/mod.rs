@@ -10,7 +10,6 @@ mod lookout;
 pub mod mirror;
 mod outputs;
 mod paths;
-mod presence;
 pub mod privilege;
 pub mod server;
 mod shedding;

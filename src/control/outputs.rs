@@ -2,7 +2,7 @@
 //!
 //! What the plan only preferred falls back, once and with the reason; what the user demanded fails.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
@@ -37,9 +37,9 @@ pub(super) const TX_RING: u32 = 2048;
 
 /// What all workers' outputs have in common.
 #[derive(Debug)]
-pub struct Opener<'p> {
+pub struct Opener {
     /// The plan's targets.
-    pub targets: &'p [TargetPlan],
+    pub targets: Arc<[TargetPlan]>,
     /// What the user asked for, in the same order.
     pub asked: Vec<TransmitChoice>,
     /// The targets' paths, in the same order.
@@ -47,13 +47,15 @@ pub struct Opener<'p> {
     /// What each target gets, in the same order; all workers have it in common.
     terms: Vec<Terms>,
     /// Queues taken by an AF_XDP transmitter, by device: a queue has one owner.
-    taken: HashMap<u32, u32>,
+    taken: HashMap<u32, BTreeSet<u32>>,
     /// One for each target and tunnel, which all workers share.
     sequences: HashMap<(usize, Tunnel), Sequence>,
     /// Follows the host's clock.
     utc: UtcOffset,
     /// Why there are no frames for AF_XDP transmitters, where they were wanted.
     frames_refused: Option<String>,
+    /// The counters of a worker that is opened again: they go on.
+    known: VecDeque<Arc<TargetCounters>>,
     /// What fell back, with the reason.
     pub notes: Vec<String>,
     /// AF_XDP transmitters that need a new port when the route moves.
@@ -82,20 +84,21 @@ pub struct Opened {
     pub transmit: Vec<String>,
 }
 
-impl<'p> Opener<'p> {
+impl Opener {
     /// For the targets of a plan.
     pub fn new(
-        plan: &'p Plan,
+        plan: &Plan,
         asked: Vec<TransmitChoice>,
         paths: Vec<Arc<ArcSwap<PathState>>>,
         utc: UtcOffset,
-    ) -> Opener<'p> {
+    ) -> Opener {
         Opener {
-            targets: &plan.targets,
+            targets: plan.targets.clone().into(),
             asked,
             paths,
             terms: terms(plan),
             taken: HashMap::new(),
+            known: VecDeque::new(),
             sequences: HashMap::new(),
             utc,
             frames_refused: None,
@@ -111,6 +114,24 @@ impl<'p> Opener<'p> {
         self.frames_refused = Some(explain(why));
     }
 
+    /// The next outputs are those of a worker that had these counters, one for each target.
+    pub fn again(&mut self, counters: &[Arc<TargetCounters>]) {
+        self.known = counters.iter().cloned().collect();
+    }
+
+    /// The AF_XDP transmitters that send from this umem are closed: their queues are free, and nothing is
+    /// followed for them.
+    pub fn forget(&mut self, umem: &Umem) {
+        let taken = &mut self.taken;
+        self.successors.retain(|successor| {
+            let gone = successor.sends_from(umem);
+            if let (true, (ifindex, queue)) = (gone, successor.opened_at()) {
+                taken.entry(ifindex).or_default().remove(&queue);
+            }
+            !gone
+        });
+    }
+
     /// Whether any target is planned to be sent to by AF_XDP.
     pub fn needs_frames(&self) -> bool {
         self.targets
@@ -120,7 +141,8 @@ impl<'p> Opener<'p> {
 
     /// Whether a target is sent to by UDP or by AF_XDP, as its traffic suits: unless the user chose, on a device that takes Ethernet frames.
     fn suits_itself(&self, index: usize) -> bool {
-        let target = &self.targets[index];
+        let targets = self.targets.clone();
+        let target = &targets[index];
         target.transmit.value == Planned::Udp
             && self.asked[index] == TransmitChoice::Auto
             && self.paths[index].load().problem != Some(PathProblem::NotEthernet)
@@ -146,7 +168,7 @@ impl<'p> Opener<'p> {
     ) -> anyhow::Result<Opened> {
         let mut opened = Opened::default();
         for index in 0..self.targets.len() {
-            let counters = Arc::new(TargetCounters::default());
+            let counters = self.known.pop_front().unwrap_or_default();
             let (transmitter, words) = self
                 .open_one(index, umem, tap, &mut own_port)
                 .with_context(|| format!("target {}", self.targets[index].url))?;
@@ -170,7 +192,8 @@ impl<'p> Opener<'p> {
         tap: bool,
         own_port: &mut Option<OwnPort>,
     ) -> anyhow::Result<(Transmitter, String)> {
-        let target = &self.targets[index];
+        let targets = self.targets.clone();
+        let target = &targets[index];
         match target.transmit.value {
             Planned::Udp if tap && self.suits_itself(index) => self.open_auto(index, umem),
             Planned::Udp => open_udp(target),
@@ -181,7 +204,8 @@ impl<'p> Opener<'p> {
                     Ok((sender, words)) => return Ok((Transmitter::Xsk(Box::new(sender)), words)),
                     Err(error) => error,
                 };
-                let target = &self.targets[index];
+                let targets = self.targets.clone();
+                let target = &targets[index];
                 if self.asked[index] == TransmitChoice::Xsk {
                     return Err(refusal);
                 }
@@ -189,7 +213,8 @@ impl<'p> Opener<'p> {
                     Some(_) => open_udp(target)?,
                     None => open_raw(target, self.wrapping(index))?,
                 };
-                let target = &self.targets[index];
+                let targets = self.targets.clone();
+                let target = &targets[index];
                 self.notes.push(format!(
                     "{}: {words} instead of AF_XDP: {}",
                     target.url,
@@ -201,7 +226,8 @@ impl<'p> Opener<'p> {
     }
 
     fn wrapping(&mut self, index: usize) -> Wrapping {
-        let target = &self.targets[index];
+        let targets = self.targets.clone();
+        let target = &targets[index];
         let key = (index, target.encapsulation);
         Wrapping {
             tunnel: target.encapsulation,
@@ -219,7 +245,8 @@ impl<'p> Opener<'p> {
         xsk: XskSender,
         words: String,
     ) -> anyhow::Result<(Transmitter, String)> {
-        let target = &self.targets[index];
+        let targets = self.targets.clone();
+        let target = &targets[index];
         let socket = match target.jumbo {
             None => return Ok((Transmitter::Xsk(Box::new(xsk)), words)),
             Some(Planned::Udp) => SocketSender::Udp(open_udp_sender(target)?.0),
@@ -258,7 +285,8 @@ impl<'p> Opener<'p> {
         umem: Option<&Umem>,
         own_port: &mut Option<OwnPort>,
     ) -> anyhow::Result<(XskSender, String)> {
-        let target = &self.targets[index];
+        let targets = self.targets.clone();
+        let target = &targets[index];
         let Some(umem) = umem else {
             let why = self.frames_refused.as_deref();
             bail!("{}", why.unwrap_or("no frames to send from"))
@@ -266,10 +294,11 @@ impl<'p> Opener<'p> {
         let (queue, port) = match own_port.take_if(|own| own.ifindex == target.ifindex) {
             Some(own) => (own.queue, own.port),
             None => {
-                let next = self.taken.entry(target.ifindex).or_insert(0);
-                let port = open_port(umem, &target.device, *next)?;
-                *next += 1;
-                (*next - 1, port)
+                let taken = self.taken.entry(target.ifindex).or_default();
+                let queue = (0..).find(|queue| !taken.contains(queue)).unwrap_or(0);
+                let port = open_port(umem, &target.device, queue)?;
+                taken.insert(queue);
+                (queue, port)
             }
         };
         let words = format!("xsk, {}", port.obtained());

@@ -26,6 +26,8 @@ pub struct Successor {
     ifindex: u32,
     /// The device before that.
     before: u32,
+    /// The first device.
+    first: u32,
     refused: Option<(u32, Instant)>,
 }
 
@@ -45,8 +47,19 @@ impl Successor {
             queue,
             ifindex,
             before: ifindex,
+            first: ifindex,
             refused: None,
         }
+    }
+
+    /// Whether its frames are of this umem.
+    pub fn sends_from(&self, umem: &Umem) -> bool {
+        self.umem.is(umem)
+    }
+
+    /// The device and the queue that it was opened on first.
+    pub fn opened_at(&self) -> (u32, u32) {
+        (self.first, self.queue)
     }
 
     /// Opens a port where the route leads now, if it has moved; at most `transmitters` queues are tried.

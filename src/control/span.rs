@@ -2,13 +2,16 @@
 
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::atomic::AtomicUsize;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
 use anyhow::{bail, Context as _};
+use arc_swap::ArcSwap;
 use crossbeam::queue::ArrayQueue;
 
+use super::explain::explain;
 use super::lock::{lock, InterfaceLock};
+use super::lookout::{Lookout, Sight};
 use super::mirror::Shared;
 use super::outputs::{Opener, OwnPort, TX_RING};
 use super::tap::{publish, Started};
@@ -19,12 +22,16 @@ use crate::bpf::steer::Steer;
 use crate::config::plan::{Capture, SourcePlan, WorkerPlan, XdpMode};
 use crate::config::settings::ZeroCopy;
 use crate::host::clock::monotonic;
+use crate::host::link::Link;
 use crate::host::namespace::number;
-use crate::telemetry::observer::{SourceNow, SourceObserver, SourceState};
-use crate::worker::breaker::Watch;
-use crate::worker::counters::SourceCounters;
+use crate::mirror::selection::TargetSet;
+use crate::packet::signature::OwnFlow;
+use crate::telemetry::observer::{SourceNow, SourceObserver, SourceState, SpanSockets};
+use crate::worker::breaker::{Breaker, Watch};
+use crate::worker::counters::{SourceCounters, TargetCounters};
 use crate::worker::outputs::Outputs;
 use crate::worker::span::{HandingOver, Inbox, SpanWorker};
+use crate::worker::stop::Stop;
 use crate::xsk::{open_both, BusyPoll, Mode, Obtained, Pool, PortConfig, RxPort, Umem, UmemConfig};
 
 /// Slots of a receive ring.
@@ -37,23 +44,68 @@ const BUSY_POLL: BusyPoll = BusyPoll {
     budget: 64,
 };
 
-/// A running span.
+/// A span, its interface there or not. The loaded program and all counters outlive the interface.
 #[derive(Debug)]
 pub struct RunningSpan {
     program: Steer,
-    threads: Vec<JoinHandle<()>>,
+    plan: SourcePlan,
+    settings: Settings,
+    lookout: Lookout,
+    /// Whether the program notes how much of each frame is wanted.
+    snaplen: bool,
+    /// Which targets get what.
+    gets: Arc<ArcSwap<TargetSet>>,
+    life: Option<Life>,
+    /// Whether the frames of earlier umems came home.
+    came_home: bool,
+    /// Of each worker: its own, and those of its targets.
+    counters: Vec<(Arc<SourceCounters>, Vec<Arc<TargetCounters>>)>,
+    sockets: Arc<Mutex<SpanSockets>>,
+    breaker: Breaker,
+    signatures: Arc<[OwnFlow]>,
+    now: Arc<Mutex<SourceNow>>,
+    refused: String,
+}
+
+/// What lives as long as the interface: libxdp's umem is bound to the first socket's, so all of it is made
+/// anew with the interface.
+#[derive(Debug)]
+struct Life {
+    ifindex: u32,
+    name: String,
+    up: bool,
     umem: Umem,
     queues: Vec<u32>,
-    plan: SourcePlan,
-    mode: XdpMode,
-    fall_back: bool,
+    threads: Vec<JoinHandle<()>>,
+    stop: Stop,
     obtained: String,
-    now: Arc<Mutex<SourceNow>>,
+    mode: String,
     _lock: InterfaceLock,
 }
 
+impl Life {
+    /// Ends the workers. Returns whether all ended well.
+    fn join(&mut self) -> bool {
+        self.stop.ask();
+        let mut well = true;
+        for thread in self.threads.drain(..) {
+            well &= thread.join().is_ok();
+        }
+        well
+    }
+}
+
+impl Drop for Life {
+    fn drop(&mut self) {
+        self.join();
+    }
+}
+
 /// The settings of the plan that the sockets need.
+#[derive(Clone, Copy, Debug)]
 struct Settings {
+    mode: XdpMode,
+    fall_back: bool,
     zero_copy: ZeroCopy,
     busy_poll: bool,
     frames: u32,
@@ -68,7 +120,7 @@ impl RunningSpan {
     pub fn start(
         plan: &SourcePlan,
         shared: &Shared<'_>,
-        opener: &mut Opener<'_>,
+        opener: &mut Opener,
     ) -> anyhow::Result<(RunningSpan, Started)> {
         let Capture::Span {
             mode,
@@ -81,78 +133,53 @@ impl RunningSpan {
         else {
             bail!("{} is not a span", plan.name);
         };
-        let settings = Settings {
-            zero_copy: zero_copy.value,
-            busy_poll: *busy_poll,
-            frames: *frames,
-            room: usize::from(room.value),
+        let mut lookout = Lookout::new(&plan.chosen, None)?;
+        let link = match lookout.look(&[]) {
+            Sight::Wanted(links, reason) => links.into_iter().next().context(reason)?,
+            Sight::Unknown => bail!("the kernel does not say which interfaces there are"),
         };
-        let lock = lock(&plan.interface, plan.ifindex, number())?;
+        // Before the program is loaded: a second xtee is told at once.
+        let lock = lock(&link.name, link.index, number())?;
         let needs = Needs::of(shared.tables);
         let mut program = Steer::load(u32::from(room.value), needs)?;
         program.publish(shared.tables, plan.allow_credential_endpoints)?;
-        let umem = umem(plan, &settings)?;
-        let inboxes: Vec<Inbox> = plan
-            .workers
-            .iter()
-            .map(|_| Arc::new(ArrayQueue::new(INBOX)))
-            .collect();
-        let handing_over = Arc::new(AtomicUsize::new(0));
         let mut running = RunningSpan {
             program,
-            threads: Vec::new(),
-            umem,
-            queues: Vec::new(),
             plan: plan.clone(),
-            mode: mode.value,
-            fall_back: *generic_if_native_fails,
-            obtained: String::new(),
+            settings: Settings {
+                mode: mode.value,
+                fall_back: *generic_if_native_fails,
+                zero_copy: zero_copy.value,
+                busy_poll: *busy_poll,
+                frames: *frames,
+                room: usize::from(room.value),
+            },
+            lookout,
+            snaplen: needs.snaplen,
+            gets: shared.targets.clone(),
+            life: None,
+            came_home: true,
+            counters: Vec::new(),
+            sockets: Arc::default(),
+            breaker: shared.breaker.clone(),
+            signatures: shared.signatures.clone(),
             now: Arc::default(),
-            _lock: lock,
+            refused: String::new(),
         };
-        let mut workers = Vec::new();
-        let mut sockets = Vec::new();
-        let mut targets = Vec::new();
-        let mut ready = Vec::new();
-        for worker in &plan.workers {
-            let number = u32::try_from(worker.index)?;
-            let mut pool = running
-                .umem
-                .pool(number)
-                .context("no frames for a worker")?;
-            let (ports, own) = running.open_ports(worker, &settings, opener, &mut pool)?;
-            for (port, queue) in ports.iter().zip(&worker.queues) {
-                sockets.push(duplicate(port)?);
-                running.program.set_socket(*queue, port.as_fd())?;
-                running.queues.push(*queue);
-            }
-            let opened = opener.open(Some(&running.umem), false, own)?;
-            let counters = Arc::new(SourceCounters::default());
-            workers.push((worker.cpu, counters.clone()));
-            targets.push((opened.counters, opened.transmit));
-            ready.push((
-                worker.cpu,
-                SpanWorker {
-                    index: worker.index,
-                    ports,
-                    inboxes: inboxes.clone(),
-                    handing_over: HandingOver::new(&handing_over),
-                    room: settings.room,
-                    notes: needs.snaplen,
-                    outputs: Outputs::new(opened.outputs, Some(pool), shared.targets.clone()),
-                    watch: Watch::new(shared.breaker.clone(), shared.signatures.clone()),
-                    counters,
-                    stop: shared.stop.clone(),
-                    clock: monotonic,
-                },
-            ));
-        }
-        for (cpu, worker) in ready {
-            let name = format!("xtee-span-{}", worker.index);
-            running
-                .threads
-                .push(thread::start(&name, cpu, move || worker.run())?);
-        }
+        let (life, words) = running.begin(&link, lock, opener)?;
+        running.life = Some(life);
+        let workers = plan
+            .workers
+            .iter()
+            .zip(&running.counters)
+            .map(|(worker, (counters, _))| (worker.cpu, counters.clone()))
+            .collect();
+        let targets = running
+            .counters
+            .iter()
+            .zip(words)
+            .map(|((_, counters), words)| (counters.clone(), words))
+            .collect();
         let observer = SourceObserver {
             name: plan.name.clone(),
             kind: "span",
@@ -160,20 +187,207 @@ impl RunningSpan {
             program: running.program.counter_reader()?,
             rules: shared.rules,
             workers,
-            sockets,
+            sockets: running.sockets.clone(),
         };
         Ok((running, Started { observer, targets }))
     }
 
+    /// Opens the sockets on an interface and starts the workers. Counters that are there go on. Returns
+    /// also who sends, by worker.
+    fn begin(
+        &mut self,
+        link: &Link,
+        lock: InterfaceLock,
+        opener: &mut Opener,
+    ) -> anyhow::Result<(Life, Vec<Vec<String>>)> {
+        let mut life = Life {
+            ifindex: link.index,
+            name: link.name.clone(),
+            up: link.up,
+            umem: umem(&self.plan, &self.settings)?,
+            queues: Vec::new(),
+            threads: Vec::new(),
+            stop: Stop::default(),
+            obtained: String::new(),
+            mode: String::new(),
+            _lock: lock,
+        };
+        match self.fill(&mut life, opener) {
+            Ok(words) => Ok((life, words)),
+            Err(error) => {
+                self.end(life, opener);
+                Err(error)
+            }
+        }
+    }
+
+    fn fill(&mut self, life: &mut Life, opener: &mut Opener) -> anyhow::Result<Vec<Vec<String>>> {
+        let plan = self.plan.clone();
+        let inboxes: Vec<Inbox> = plan
+            .workers
+            .iter()
+            .map(|_| Arc::new(ArrayQueue::new(INBOX)))
+            .collect();
+        let handing_over = Arc::new(AtomicUsize::new(0));
+        let mut words = Vec::new();
+        let mut ready = Vec::new();
+        for worker in &plan.workers {
+            let number = u32::try_from(worker.index)?;
+            let mut pool = life.umem.pool(number).context("no frames for a worker")?;
+            let (ports, own) = self.open_ports(worker, life, opener, &mut pool)?;
+            for (port, queue) in ports.iter().zip(&worker.queues) {
+                let socket = duplicate(port)?;
+                self.sockets().open.push(socket);
+                self.program.set_socket(*queue, port.as_fd())?;
+                life.queues.push(*queue);
+            }
+            let known = self.counters.get(worker.index).cloned();
+            if let Some((_, targets)) = &known {
+                opener.again(targets);
+            }
+            let opened = opener.open(Some(&life.umem), false, own)?;
+            words.push(opened.transmit);
+            let counters = match known {
+                Some((counters, _)) => counters,
+                None => {
+                    let counters = Arc::new(SourceCounters::default());
+                    self.counters.push((counters.clone(), opened.counters));
+                    counters
+                }
+            };
+            ready.push((
+                worker.cpu,
+                SpanWorker {
+                    index: worker.index,
+                    ports,
+                    inboxes: inboxes.clone(),
+                    handing_over: HandingOver::new(&handing_over),
+                    room: self.settings.room,
+                    notes: self.snaplen,
+                    outputs: Outputs::new(opened.outputs, Some(pool), self.gets.clone()),
+                    watch: Watch::new(self.breaker.clone(), self.signatures.clone()),
+                    counters,
+                    stop: life.stop.clone(),
+                    clock: monotonic,
+                },
+            ));
+        }
+        for (cpu, worker) in ready {
+            let name = format!("xtee-span-{}", worker.index);
+            life.threads
+                .push(thread::start(&name, cpu, move || worker.run())?);
+        }
+        Ok(words)
+    }
+
+    fn sockets(&self) -> MutexGuard<'_, SpanSockets> {
+        self.sockets.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Ends what lived with the interface. Returns whether it ended well.
+    fn end(&mut self, mut life: Life, opener: &mut Opener) -> bool {
+        self.program.detach();
+        for queue in &life.queues {
+            self.program.clear_socket(*queue);
+        }
+        let well = life.join();
+        self.sockets().close();
+        opener.forget(&life.umem);
+        self.came_home &= life.umem.balance().all_home();
+        well
+    }
+
+    /// Follows the interface: to be called often. Returns what the operator should know.
+    pub fn follow(&mut self, opener: &mut Opener) -> Vec<String> {
+        if !self.lookout.is_due() {
+            return Vec::new();
+        }
+        let held: Vec<u32> = self.life.iter().map(|life| life.ifindex).collect();
+        let Sight::Wanted(links, reason) = self.lookout.look(&held) else {
+            return Vec::new();
+        };
+        let link = links.first();
+        let mut news = Vec::new();
+        let here = |life: &Life| link.is_some_and(|link| link.index == life.ifindex);
+        let lost = |life: &mut Life| !here(life) || !self.program.is_attached();
+        if let Some(life) = self.life.take_if(lost) {
+            let why = match reason.as_str() {
+                "" => format!("{} was lost", life.name),
+                _ => reason.clone(),
+            };
+            news.push(format!("{why}; waiting until it is there again"));
+            if !self.end(life, opener) {
+                news.push("a worker panicked".to_owned());
+            }
+        }
+        let mut problem = reason;
+        match (link, &mut self.life) {
+            (Some(link), Some(life)) => news.extend(life.changed(link)),
+            (Some(link), None) => match self.come_back(link, opener) {
+                Ok(()) => {
+                    self.refused.clear();
+                    let number = link.index;
+                    news.push(format!(
+                        "{} (interface {number}) is there and mirrored",
+                        link.name
+                    ));
+                }
+                Err(error) => {
+                    problem = explain(&error);
+                    if problem != self.refused {
+                        news.push(format!("{problem}; trying again"));
+                        self.refused.clone_from(&problem);
+                    }
+                }
+            },
+            (None, _) => {}
+        }
+        publish(&self.now, self.state(problem));
+        news
+    }
+
+    fn come_back(&mut self, link: &Link, opener: &mut Opener) -> anyhow::Result<()> {
+        let lock = lock(&link.name, link.index, number())?;
+        let (life, _) = self.begin(link, lock, opener)?;
+        self.life = Some(life);
+        let attached = self.attach();
+        if attached.is_err() {
+            if let Some(life) = self.life.take() {
+                self.end(life, opener);
+            }
+        }
+        attached
+    }
+
+    fn state(&self, problem: String) -> SourceNow {
+        let Some(life) = &self.life else {
+            return SourceNow {
+                mode: String::new(),
+                state: SourceState::Waiting,
+                interfaces: Vec::new(),
+                problem,
+            };
+        };
+        SourceNow {
+            mode: life.mode.clone(),
+            state: match life.up {
+                true => SourceState::Present,
+                false => SourceState::Down,
+            },
+            interfaces: vec![life.name.clone()],
+            problem,
+        }
+    }
+
     /// Opens a worker's queues; where a target's device is the span itself, the first queue sends too.
     fn open_ports(
-        &mut self,
+        &self,
         worker: &WorkerPlan,
-        settings: &Settings,
-        opener: &Opener<'_>,
+        life: &mut Life,
+        opener: &Opener,
         pool: &mut Pool,
     ) -> anyhow::Result<(Vec<RxPort>, Option<OwnPort>)> {
-        let mode = match (settings.zero_copy, opener.needs_frames()) {
+        let mode = match (self.settings.zero_copy, opener.needs_frames()) {
             (ZeroCopy::Require, _) => Mode::ZeroCopy,
             // One UMEM has one mode (libxdp), and the egress is bound in copy mode.
             (ZeroCopy::Prefer, false) => Mode::Any,
@@ -185,26 +399,27 @@ impl RunningSpan {
         let sends_here = opener
             .targets
             .iter()
-            .any(|target| target.ifindex == self.plan.ifindex);
+            .any(|target| target.ifindex == life.ifindex);
         let mut ports = Vec::new();
         let mut own = None;
         for &queue in &worker.queues {
-            let mut config = PortConfig::new(&self.plan.interface, queue, mode);
+            let mut config = PortConfig::new(&life.name, queue, mode);
             config.rx_ring = RX_RING;
             config.tx_ring = TX_RING;
-            config.busy_poll = settings.busy_poll.then_some(BUSY_POLL);
+            config.busy_poll = self.settings.busy_poll.then_some(BUSY_POLL);
+            config.multi_buffer = true;
             let port = if sends_here && own.is_none() {
-                let (port, transmit) = open_both(&self.umem, &config, pool, stock)?;
+                let (port, transmit) = open_both(&life.umem, &config, pool, stock)?;
                 own = Some(OwnPort {
-                    ifindex: self.plan.ifindex,
+                    ifindex: life.ifindex,
                     queue,
                     port: transmit,
                 });
                 port
             } else {
-                RxPort::open(&self.umem, &config, pool, stock)?
+                RxPort::open(&life.umem, &config, pool, stock)?
             };
-            self.obtained = describe(port.obtained());
+            life.obtained = describe(port.obtained());
             ports.push(port);
         }
         Ok((ports, own))
@@ -215,57 +430,65 @@ impl RunningSpan {
     /// # Errors
     /// The kernel refused what was demanded.
     pub fn attach(&mut self) -> anyhow::Result<()> {
-        let native = self.mode == XdpMode::Native;
-        let first = self
-            .program
-            .attach(self.plan.ifindex, &self.plan.interface, native);
+        let life = self.life.as_mut().context("there is no interface")?;
+        let native = self.settings.mode == XdpMode::Native;
+        let first = self.program.attach(life.ifindex, &life.name, native);
         let mut why = String::new();
         if let Err(error) = first {
-            if !native || !self.fall_back {
+            if !native || !self.settings.fall_back {
                 return Err(error.into());
             }
-            self.program
-                .attach(self.plan.ifindex, &self.plan.interface, false)?;
+            self.program.attach(life.ifindex, &life.name, false)?;
             why = format!(" because {error}");
         }
         let hook = self.program.hook().map_or("", Hook::name);
-        publish(
-            &self.now,
-            SourceNow {
-                mode: format!("{hook}{why}, {}", self.obtained),
-                state: SourceState::Present,
-                interfaces: vec![self.plan.interface.clone()],
-                problem: String::new(),
-            },
-        );
+        life.mode = format!("{hook}{why}, {}", life.obtained);
+        publish(&self.now, self.state(String::new()));
         Ok(())
     }
 
     /// Takes the program off the interface.
     pub fn detach(&mut self) {
         self.program.detach();
-        for queue in &self.queues {
+        for queue in self.life.iter().flat_map(|life| &life.queues) {
             self.program.clear_socket(*queue);
         }
     }
 
     /// Whether a worker has ended although nobody asked it to.
     pub fn has_ended(&self) -> bool {
-        self.threads.iter().any(JoinHandle::is_finished)
+        let threads = self.life.iter().flat_map(|life| &life.threads);
+        threads.into_iter().any(JoinHandle::is_finished)
     }
 
-    /// Waits for the workers, which have been asked to stop. Returns whether all ended well.
+    /// Ends the workers. Returns whether all ended well.
     pub fn join(&mut self) -> bool {
-        let mut well = true;
-        for thread in self.threads.drain(..) {
-            well &= thread.join().is_ok();
-        }
-        well
+        self.life.as_mut().is_none_or(Life::join)
     }
 
     /// Whether every frame came home. After `join`.
     pub fn frames_home(&self) -> bool {
-        self.umem.balance().all_home()
+        let home = |life: &Life| life.umem.balance().all_home();
+        self.came_home && self.life.as_ref().is_none_or(home)
+    }
+}
+
+impl Life {
+    /// Takes note of what is new about the interface.
+    fn changed(&mut self, link: &Link) -> Option<String> {
+        if self.name != link.name {
+            let before = std::mem::replace(&mut self.name, link.name.clone());
+            return Some(format!(
+                "{before} is called {} now, and still mirrored",
+                link.name
+            ));
+        }
+        if self.up != link.up {
+            self.up = link.up;
+            let state = if link.up { "up" } else { "down" };
+            return Some(format!("{} is {state}", link.name));
+        }
+        None
     }
 }
 
@@ -286,7 +509,11 @@ fn umem(plan: &SourcePlan, settings: &Settings) -> anyhow::Result<Umem> {
 }
 
 fn describe(obtained: &Obtained) -> String {
-    format!("AF_XDP {obtained}")
+    let several = match obtained.multi_buffer {
+        true => "frames of any size",
+        false => "frames of up to a page: the kernel has no multi-buffer",
+    };
+    format!("AF_XDP {obtained}, {several}")
 }
 
 fn duplicate(port: &RxPort) -> anyhow::Result<OwnedFd> {

@@ -53,7 +53,7 @@ impl RunningTap {
     pub fn start(
         plan: &SourcePlan,
         shared: &Shared<'_>,
-        opener: &mut Opener<'_>,
+        opener: &mut Opener,
         exclusions: &[OwnFlow],
     ) -> anyhow::Result<(RunningTap, Started)> {
         let Capture::Tap { attach, ring_size } = &plan.capture else {
@@ -114,7 +114,7 @@ impl RunningTap {
             program: running.program.counter_reader()?,
             rules: shared.rules,
             workers,
-            sockets: Vec::new(),
+            sockets: Arc::default(),
         };
         Ok((running, Started { observer, targets }))
     }

@@ -57,6 +57,33 @@ pub struct SourceNow {
     pub problem: String,
 }
 
+/// The sockets of a span, and what those that are closed have dropped.
+#[derive(Debug, Default)]
+pub struct SpanSockets {
+    /// Open now.
+    pub open: Vec<OwnedFd>,
+    past: u64,
+}
+
+impl SpanSockets {
+    /// Packets that full sockets dropped.
+    #[must_use]
+    pub fn dropped(&self) -> u64 {
+        let full = |socket: &OwnedFd| {
+            // rx_dropped and rx_ring_full exclude each other; fill_ring_empty is in rx_dropped already.
+            Statistics::of(socket.as_fd())
+                .map_or(0, |counted| counted.rx_dropped + counted.rx_ring_full)
+        };
+        self.past + self.open.iter().map(full).sum::<u64>()
+    }
+
+    /// Closes these descriptors; what was counted stays.
+    pub fn close(&mut self) {
+        self.past = self.dropped();
+        self.open.clear();
+    }
+}
+
 /// One source's counters.
 #[derive(Debug)]
 pub struct SourceObserver {
@@ -73,7 +100,7 @@ pub struct SourceObserver {
     /// Each worker's CPU and counters.
     pub workers: Vec<(Option<usize>, Arc<SourceCounters>)>,
     /// A span's sockets: what a full one dropped is counted there.
-    pub sockets: Vec<OwnedFd>,
+    pub sockets: Arc<Mutex<SpanSockets>>,
 }
 
 /// One target's counters.
@@ -169,12 +196,8 @@ impl SourceObserver {
                 program.dropped[reason as usize] + workers,
             );
         }
-        for socket in &self.sockets {
-            // rx_dropped and rx_ring_full exclude each other; fill_ring_empty is in rx_dropped already.
-            let full = Statistics::of(socket.as_fd())
-                .map_or(0, |counted| counted.rx_dropped + counted.rx_ring_full);
-            add_drop(&mut dropped, Reason::Ring, full);
-        }
+        let full = self.sockets.lock().map_or(0, |sockets| sockets.dropped());
+        add_drop(&mut dropped, Reason::Ring, full);
         let sum = |count: fn(&SourceCounters) -> u64| -> u64 {
             self.workers.iter().map(|(_, worker)| count(worker)).sum()
         };

@@ -262,6 +262,12 @@ impl XskSender {
             flow_hash,
             capture,
         } = received;
+        if frame.is_gathered() {
+            // A packet leaves in one frame, and this one is larger.
+            counters.dropped.add(Reason::Oversize, 1);
+            pool.put(frame.into_free());
+            return;
+        }
         let packet = frame.bytes().get(room..).unwrap_or(&[]);
         let length = packet.len();
         let wrapped = self

@@ -162,6 +162,7 @@ impl SpanWorker {
     fn receive(&mut self, arrived: &mut Vec<ReceivedFrame>) {
         for port in &mut self.ports {
             port.receive(arrived);
+            self.counters.dropped.add(Reason::Ring, port.take_lost());
         }
     }
 

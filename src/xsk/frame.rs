@@ -9,6 +9,8 @@
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::gather::Gathered;
+
 static LOST: AtomicU64 = AtomicU64::new(0);
 
 /// Tokens dropped without coming back to a pool, since the process started. Anything but 0 is a
@@ -71,7 +73,7 @@ impl Chunk {
     }
 
     #[inline]
-    fn bytes(&self) -> &[u8] {
+    pub(super) fn bytes(&self) -> &[u8] {
         // SAFETY: `start` lies within the chunk's memory (see `new`).
         let first = unsafe { self.base.add(self.start()) };
         // SAFETY: `start + length <= size` always holds, and the bytes are ours alone (see `new`).
@@ -158,65 +160,110 @@ impl FreeFrame {
 /// [`bytes`](Self::bytes). Where it did not, the frame's headroom can be had by
 /// [`prepend`](Self::prepend): the kernel leaves `XDP_PACKET_HEADROOM` (256 bytes) in front of
 /// every packet.
+///
+/// A packet that is larger than a frame came in several and was [gathered](Self::is_gathered): it can be
+/// read as any, but not be sent in place.
 #[must_use = "a frame that is dropped is lost to its pool"]
 #[derive(Debug)]
-pub struct ReceivedFrame(Chunk);
+pub struct ReceivedFrame {
+    chunk: Chunk,
+    gathered: Option<Gathered>,
+}
 
 impl ReceivedFrame {
     #[inline]
     pub(super) fn new(chunk: Chunk) -> Self {
-        Self(chunk)
+        Self {
+            chunk,
+            gathered: None,
+        }
+    }
+
+    /// The packet's bytes stand in `gathered`; `chunk` is the first of its frames.
+    #[inline]
+    pub(super) fn with_gathered(chunk: Chunk, gathered: Gathered) -> Self {
+        Self {
+            chunk,
+            gathered: Some(gathered),
+        }
+    }
+
+    /// The packet was larger than a frame: [`into_send`](Self::into_send) is of no use.
+    #[inline]
+    pub fn is_gathered(&self) -> bool {
+        self.gathered.is_some()
     }
 
     /// What was received.
     #[inline]
     pub fn bytes(&self) -> &[u8] {
-        self.0.bytes()
+        match &self.gathered {
+            None => self.chunk.bytes(),
+            Some(gathered) => gathered.bytes(),
+        }
     }
 
     /// What was received, to be changed in place.
     #[inline]
     pub fn bytes_mut(&mut self) -> &mut [u8] {
-        self.0.bytes_mut()
+        match &mut self.gathered {
+            None => self.chunk.bytes_mut(),
+            Some(gathered) => gathered.bytes_mut(),
+        }
     }
 
     /// Free bytes in front of [`bytes`](Self::bytes).
     #[inline]
     pub fn headroom(&self) -> usize {
-        self.0.start()
+        match &self.gathered {
+            None => self.chunk.start(),
+            Some(_) => 0,
+        }
     }
 
     /// Extends the frame by `bytes` at the front and returns them, to be written; `None`, and no
     /// change, where [`headroom`](Self::headroom) is less. They hold old bytes at first.
     #[inline]
     pub fn prepend(&mut self, bytes: usize) -> Option<&mut [u8]> {
-        self.0.prepend(bytes)
+        match &self.gathered {
+            None => self.chunk.prepend(bytes),
+            Some(_) => None,
+        }
     }
 
     /// Takes `bytes` away at the front (at most all).
     #[inline]
     pub fn trim_front(&mut self, bytes: usize) {
-        self.0.trim_front(bytes);
+        match &mut self.gathered {
+            None => self.chunk.trim_front(bytes),
+            Some(gathered) => gathered.trim_front(bytes),
+        }
     }
 
     /// Shortens the frame to `length` bytes, if it is longer.
     #[inline]
     pub fn truncate(&mut self, length: usize) {
-        self.0.truncate(length);
+        match &mut self.gathered {
+            None => self.chunk.truncate(length),
+            Some(gathered) => gathered.truncate(length),
+        }
     }
 
     /// The frame is done with.
     #[inline]
     pub fn into_free(self) -> FreeFrame {
-        FreeFrame(self.0.whole())
+        FreeFrame(self.chunk.whole())
     }
 
     /// The frame, from byte `offset` of [`bytes`](Self::bytes) on, shall be sent as it is now. No
-    /// byte is copied.
+    /// byte is copied. Of a gathered packet nothing is left: a port refuses the frame as too short.
     #[inline]
     pub fn into_send(mut self, offset: usize) -> ToSendFrame {
-        self.0.trim_front(offset);
-        ToSendFrame(self.0)
+        if self.is_gathered() {
+            self.chunk.truncate(0);
+        }
+        self.chunk.trim_front(offset);
+        ToSendFrame(self.chunk)
     }
 }
 

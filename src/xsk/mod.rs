@@ -18,6 +18,7 @@ pub mod stats;
 pub mod umem;
 
 mod descriptor;
+mod gather;
 mod held;
 mod socket;
 

@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 use xsk_rs::{CompQueue, FillQueue, FrameDesc, RxQueue, TxQueue};
 
 use super::error::XskError;
-use super::frame::{ReceivedFrame, ToSendFrame};
+use super::frame::{Chunk, ReceivedFrame, ToSendFrame};
+use super::gather::{Gatherer, Part};
 use super::held::Held;
 use super::pool::Pool;
 use super::socket::{
@@ -42,6 +43,10 @@ pub struct RxPort {
     held: Held,
     stock: u32,
     scratch: Box<[FrameDesc]>,
+    gatherer: Gatherer,
+    /// Frames whose bytes were gathered: the next that the kernel gets.
+    spare: Vec<u32>,
+    lost: u64,
     fd: RawFd,
     strays: u64,
     obtained: Obtained,
@@ -72,7 +77,9 @@ impl RxPort {
     /// returns their number. With busy polling an empty ring makes the kernel poll the NIC first.
     #[inline]
     pub fn receive(&mut self, frames: &mut Vec<ReceivedFrame>) -> usize {
-        let wanted = self.scratch.len().min(frames.capacity() - frames.len());
+        let spared = self.spare.capacity() - self.spare.len();
+        let room = frames.capacity() - frames.len();
+        let wanted = self.scratch.len().min(room).min(spared);
         let mut count = self.consume(wanted);
         if count == 0 && self.obtained.busy_poll && wanted > 0 {
             wake_receive(self.fd);
@@ -80,15 +87,37 @@ impl RxPort {
         }
         let mut appended = 0;
         for descriptor in &self.scratch[..count] {
-            match received(self.binding.shared(), &mut self.held, descriptor) {
-                Some(frame) => {
-                    frames.push(frame);
-                    appended += 1;
-                }
-                None => self.strays += 1,
+            let Some(chunk) = received(self.binding.shared(), &mut self.held, descriptor) else {
+                self.strays += 1;
+                continue;
+            };
+            let more = descriptor.has_more_frames();
+            if !more && !self.gatherer.is_open() {
+                frames.push(ReceivedFrame::new(chunk));
+                appended += 1;
+                continue;
             }
+            match self.gatherer.add(chunk.bytes(), !more) {
+                Part::Last(gathered) => {
+                    frames.push(ReceivedFrame::with_gathered(chunk, gathered));
+                    appended += 1;
+                    continue;
+                }
+                Part::Taken => {}
+                Part::Lost => self.lost += 1,
+            }
+            if let Some(index) = self.binding.shared().index_of(&chunk) {
+                self.spare.push(index);
+            }
+            chunk.release();
         }
         appended
+    }
+
+    /// Packets of several frames that were lost since the last call, because too many were under way.
+    #[inline]
+    pub fn take_lost(&mut self) -> u64 {
+        std::mem::take(&mut self.lost)
     }
 
     /// Gives the kernel new frames up to the stock, and wakes it when it waits for them. Returns
@@ -105,7 +134,7 @@ impl RxPort {
             let room = self.fill.nb_free(missing).min(missing);
             let mut count = 0;
             while count < room as usize {
-                let Some(index) = pool.take_index() else {
+                let Some(index) = self.spare.pop().or_else(|| pool.take_index()) else {
                     break;
                 };
                 self.scratch[count] = shared.describe(index, 0, 0);
@@ -151,9 +180,9 @@ impl RxPort {
     }
 }
 
-/// The token of a frame that the kernel has filled; `None` if it is not one that it had.
+/// The frame that the kernel has filled; `None` if it is not one that it had.
 #[inline]
-fn received(shared: &Shared, held: &mut Held, descriptor: &FrameDesc) -> Option<ReceivedFrame> {
+fn received(shared: &Shared, held: &mut Held, descriptor: &FrameDesc) -> Option<Chunk> {
     let (index, start) = shared.locate(descriptor.addr())?;
     let room = usize::from(shared.frame_size()) - usize::from(start);
     let length = descriptor.lengths().data().min(room) as u16;
@@ -161,9 +190,7 @@ fn received(shared: &Shared, held: &mut Held, descriptor: &FrameDesc) -> Option<
         return None;
     }
     // SAFETY: the kernel had this frame, by `held`, and has given it back; `length` fits.
-    Some(ReceivedFrame::new(unsafe {
-        shared.chunk(index, start, length)
-    }))
+    Some(unsafe { shared.chunk(index, start, length) })
 }
 
 impl AsRawFd for RxPort {
@@ -183,6 +210,7 @@ impl Drop for RxPort {
     /// Closes this half. Packets still on the rx ring are gone, so stop redirecting and receive
     /// until nothing comes before.
     fn drop(&mut self) {
+        self.binding.park(std::mem::take(&mut self.spare));
         self.binding.park(self.held.take_all());
     }
 }
@@ -455,6 +483,10 @@ fn split(opened: Opened, stock: u32, tx_ring: u32) -> (RxPort, TxPort) {
         held: Held::new(frames),
         stock,
         scratch: scratch(),
+        gatherer: Gatherer::new(stock > 0 && obtained.multi_buffer),
+        // Emptied by each refill, and never more than are received between two of them.
+        spare: Vec::with_capacity(if stock > 0 { frames as usize } else { 0 }),
+        lost: 0,
         fd,
         strays: 0,
         obtained: obtained.clone(),

@@ -80,6 +80,8 @@ pub struct PortConfig {
     pub need_wakeup: bool,
     /// Preferred busy polling, if wanted.
     pub busy_poll: Option<BusyPoll>,
+    /// `XDP_USE_SG`: packets larger than a frame come in several (kernel 6.6); without where it cannot be had.
+    pub multi_buffer: bool,
     /// Slots of the rx ring, a power of two. Not used by a port that only sends.
     pub rx_ring: u32,
     /// Slots of the tx ring, a power of two. Not used by a port that only receives.
@@ -95,6 +97,7 @@ impl PortConfig {
             mode,
             need_wakeup: true,
             busy_poll: None,
+            multi_buffer: false,
             rx_ring: 2048,
             tx_ring: 2048,
         }
@@ -114,6 +117,8 @@ pub struct Obtained {
     pub busy_poll_refused: Option<String>,
     /// The UMEM lies in huge pages.
     pub huge_pages: bool,
+    /// Packets larger than a frame come in several; else they are dropped.
+    pub multi_buffer: bool,
 }
 
 impl fmt::Display for Obtained {
@@ -140,6 +145,8 @@ impl fmt::Display for Obtained {
 pub(super) struct Anchor {
     /// Mode and need_wakeup, once there is a first socket.
     bound: Option<(bool, bool)>,
+    /// Packets come in several frames where they are larger than one.
+    multi_buffer: bool,
     /// Sockets open now.
     live: u32,
 }
@@ -238,13 +245,19 @@ pub(super) fn open(
     if config.need_wakeup {
         flags |= BindFlags::XDP_USE_NEED_WAKEUP;
     }
-    let socket_config = SocketConfig::builder()
-        .rx_queue_size(ring_size("rx_ring", rx_ring)?)
-        .tx_queue_size(ring_size("tx_ring", tx_ring)?)
-        .bind_flags(flags)
-        // Our own program steers; libxdp's would take every packet of the interface.
-        .libxdp_flags(LibxdpFlags::XSK_LIBXDP_FLAGS_INHIBIT_PROG_LOAD)
-        .build();
+    let (rx_ring_size, tx_ring_size) = (
+        ring_size("rx_ring", rx_ring)?,
+        ring_size("tx_ring", tx_ring)?,
+    );
+    let socket_config = |flags| {
+        SocketConfig::builder()
+            .rx_queue_size(rx_ring_size)
+            .tx_queue_size(tx_ring_size)
+            .bind_flags(flags)
+            // Our own program steers; libxdp's would take every packet of the interface.
+            .libxdp_flags(LibxdpFlags::XSK_LIBXDP_FLAGS_INHIBIT_PROG_LOAD)
+            .build()
+    };
 
     // Held to the end: the first socket decides for those that wait.
     let mut anchor = shared
@@ -254,7 +267,17 @@ pub(super) fn open(
     check_against(&anchor, config)?;
     let is_anchor = anchor.bound.is_none();
 
-    let (tx, rx, rings) = bind(shared, config, socket_config)?;
+    let several = BindFlags::XDP_USE_SG;
+    let mut multi_buffer = config.multi_buffer && is_anchor;
+    let bound = match multi_buffer {
+        true => bind(shared, config, socket_config(flags | several)).or_else(|_| {
+            // A kernel before 6.6, or a driver without: as it was before.
+            multi_buffer = false;
+            bind(shared, config, socket_config(flags))
+        }),
+        false => bind(shared, config, socket_config(flags)),
+    };
+    let (tx, rx, rings) = bound?;
     let fd = rx.fd().as_raw_fd();
     let Some((fill, completion)) = rings else {
         return Err(XskError::QueueOpen {
@@ -265,6 +288,7 @@ pub(super) fn open(
     if is_anchor {
         // At once, so that no other socket is taken for the first if what follows fails.
         anchor.bound = Some((false, config.need_wakeup));
+        anchor.multi_buffer = multi_buffer;
     }
     let zero_copy = is_zero_copy(fd).map_err(|source| XskError::Query {
         what: "XDP_OPTIONS",
@@ -290,6 +314,7 @@ pub(super) fn open(
             _ => None,
         },
         huge_pages: shared.huge_pages(),
+        multi_buffer: anchor.multi_buffer,
     };
     anchor.live += 1;
     Ok(Opened {

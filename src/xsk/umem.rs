@@ -191,6 +191,11 @@ impl Umem {
         }
     }
 
+    /// Whether both are handles on one memory.
+    pub fn is(&self, other: &Umem) -> bool {
+        Arc::ptr_eq(&self.shared, &other.shared)
+    }
+
     pub(super) fn shared(&self) -> &Arc<Shared> {
         &self.shared
     }

@@ -47,18 +47,7 @@ impl Lab {
             appliance: Namespace::new(),
             collector: Namespace::new(),
         };
-        veth(
-            &VethEnd::new(&lab.feeder, "feed0")
-                .mac(FEED_MAC)
-                .queues(feed)
-                .mtu(1600)
-                .address("198.51.100.1/24"),
-            &VethEnd::new(&lab.appliance, "span0")
-                .mac(SPAN_MAC)
-                .queues(span)
-                .mtu(1600)
-                .address("198.51.100.2/24"),
-        );
+        lab.wire_span(feed, span);
         veth(
             &VethEnd::new(&lab.appliance, "mir0")
                 .mac(MIR_MAC)
@@ -77,6 +66,22 @@ impl Lab {
         // One CPU's backlog: a worker that moves from CPU to CPU cannot overtake itself on the veth.
         keep_order(&lab.collector, "mon0", span);
         lab
+    }
+
+    /// Makes the veth pair of the span: at first, and after the test has deleted it.
+    pub fn wire_span(&self, feed: u32, span: u32) {
+        veth(
+            &VethEnd::new(&self.feeder, "feed0")
+                .mac(FEED_MAC)
+                .queues(feed)
+                .mtu(1600)
+                .address("198.51.100.1/24"),
+            &VethEnd::new(&self.appliance, "span0")
+                .mac(SPAN_MAC)
+                .queues(span)
+                .mtu(1600)
+                .address("198.51.100.2/24"),
+        );
     }
 
     /// Static neighbours on the span, so that no ARP is needed there.

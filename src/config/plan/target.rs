@@ -11,6 +11,10 @@ use crate::config::settings::{
 use crate::packet::headers::{LinkHeader, ETHERNET_HEADER};
 use crate::transmit::xsk::LONGEST as XSK_LONGEST;
 
+/// Bytes of an AF_XDP frame: a page. xtee sends a packet in one.
+const XSK_FRAME: u32 = 4096;
+/// IPv6, GRE and ERSPAN III with its subheader are less.
+const LARGEST_OUTER: u32 = 80;
 /// Kinds of devices that wrap packets in others: below them our outer flow cannot be seen.
 const TUNNELS: [&str; 23] = [
     "amt",
@@ -133,6 +137,23 @@ fn plan_target(
         0 => device.map_or(0, |device| device.mtu),
         mtu => mtu,
     };
+    let transmit = match too_long(config, facts, path_mtu) {
+        Some(bytes) if transmit.value == Transmitter::Xsk => {
+            let why = format!(
+                "copies of up to {bytes} bytes do not fit the frames of AF_XDP, {XSK_FRAME}"
+            );
+            if target.transmit == TransmitChoice::Auto {
+                Choice::new(Transmitter::Raw, why)
+            } else {
+                warnings.push(format!(
+                    "{}: {why}: larger ones are dropped as oversize",
+                    target.name()
+                ));
+                transmit
+            }
+        }
+        _ => transmit,
+    };
     let mut plan = TargetPlan {
         url: target.name(),
         encapsulation: target.encapsulation,
@@ -248,6 +269,22 @@ fn jumbo(
         Some(_) => Transmitter::Udp,
         None => Transmitter::Raw,
     })
+}
+
+/// Bytes of the largest copies of a span with their outer headers, where they are more than AF_XDP sends.
+fn too_long(config: &Config, facts: &HostFacts, path_mtu: u32) -> Option<u32> {
+    let spans = config
+        .sources
+        .iter()
+        .filter(|source| matches!(source.kind, SourceKind::Span(_)));
+    let interfaces = spans.flat_map(|source| facts.interfaces_of(source));
+    let largest = interfaces.map(|interface| interface.mtu).max()?;
+    // The loopback's MTU says nothing of the path; what is larger than that is not sent.
+    let bytes = largest
+        .saturating_add(14 + LARGEST_OUTER)
+        .min(path_mtu)
+        .saturating_add(14);
+    (bytes > XSK_FRAME).then_some(bytes)
 }
 
 /// Why AF_XDP cannot send by the route's device. It builds whole frames, so it needs an Ethernet

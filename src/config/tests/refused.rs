@@ -219,32 +219,6 @@ fn sources() {
             "1 to 15 bytes",
         );
     }
-    refused(
-        &kind("tap", "eth0@shop"),
-        3,
-        "source.interface",
-        "`shop` is not a network namespace",
-        "/run/netns/NAME, or pid:N",
-    );
-    for interface in ["default-route", "eth0@/run/netns/shop"] {
-        refused(
-            &kind("span", interface),
-            3,
-            "source.interface",
-            "a span ",
-            "kind = \"tap\"",
-        );
-    }
-    let two = format!(
-        "[[source]]\nkind = \"tap\"\ninterface = \"eth0@pid:7\"\nnamespace = \"pid:8\"\n{TARGET}"
-    );
-    refused(
-        &two,
-        4,
-        "source.namespace",
-        "names another namespace",
-        "one of the two",
-    );
     let twice = format!("{SOURCE}[[source]]\nkind = \"span\"\ninterface = \"eth0\"\n{TARGET}");
     refused(
         &twice,

@@ -124,3 +124,33 @@ fn another_namespace_has_interfaces_of_its_own() {
     let plan = decide(&two, &facts).unwrap();
     assert_eq!((plan.sources[0].ifindex, plan.sources[1].ifindex), (1, 5));
 }
+
+#[test]
+fn jumbo_copies_do_not_go_by_af_xdp() {
+    let mut facts = host();
+    for interface in &mut facts.interfaces {
+        interface.mtu = 9001;
+    }
+    facts.targets[0].route.as_mut().unwrap().mtu = 9100;
+    let to = |url: &str| format!("{SPAN}[[target]]\nurl = \"gre://203.0.113.2?key=7{url}\"\n");
+    let plan = decide(&to(""), &facts).unwrap();
+    let transmit = &plan.targets[0].transmit;
+    assert_eq!(transmit.value, Transmitter::Raw);
+    assert!(
+        transmit.why.contains("9109 bytes do not fit"),
+        "{transmit:?}"
+    );
+    let plan = decide(&to("&transmit=xsk"), &facts).unwrap();
+    assert_eq!(plan.targets[0].transmit.value, Transmitter::Xsk);
+    assert!(
+        plan.warnings
+            .iter()
+            .any(|w| w.contains("dropped as oversize")),
+        "{:?}",
+        plan.warnings
+    );
+    // The path carries no jumbo frames, so none are sent.
+    facts.targets[0].route.as_mut().unwrap().mtu = 1600;
+    let plan = decide(&to(""), &facts).unwrap();
+    assert_eq!(plan.targets[0].transmit.value, Transmitter::Xsk);
+}
