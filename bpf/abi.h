@@ -36,7 +36,10 @@
 	X(congested, "the device or its queue refused the copy")          \
 	X(send_error, "the kernel refused to send")                       \
 	X(shutdown, "still queued when the mirror was stopped")           \
-	X(not_ip, "not IP, which is all that the target takes")
+	X(not_ip, "not IP, which is all that the target takes")           \
+	X(writer_full, "the capture's writer was too slow")               \
+	X(write_error, "the capture could not be written")                \
+	X(dry_run, "only counted: the target is a dry run")
 
 enum xtee_drop_reason {
 #define XTEE_REASON_ENUM(name, text) XTEE_DROP_##name,

@@ -10,7 +10,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::config::error::{ConfigError, Origin, Site};
 use crate::config::file::{At, ControlTable, Document, RuleTable, SourceTable, TargetTable, Value};
 use crate::config::settings::{Config, DEFAULT_SOCKET};
-use crate::config::{load, validate};
+use crate::config::{load, sink, validate};
 
 /// Mirrors the traffic of a cloud instance or of an appliance port to a remote NDR.
 ///
@@ -350,6 +350,15 @@ impl MirrorOptions {
     }
 
     fn target_table(&self, url: &str) -> At<TargetTable> {
+        // A capture and a dry run have no transmitter that the flags could choose.
+        if sink::parse(url).is_some() {
+            let url = Some(At::flag("--to", url.to_owned()));
+            let table = TargetTable {
+                url,
+                ..TargetTable::default()
+            };
+            return At::flag("--to", table);
+        }
         At::flag(
             "--to",
             TargetTable {

@@ -5,6 +5,7 @@
 //! error that says where, what, and what is allowed.
 
 mod rule;
+mod sink;
 mod source;
 mod target;
 
@@ -61,12 +62,14 @@ pub fn validate(document: &Document, origin: Origin<'_>) -> Result<Config, Confi
         return Err(check.fault(&first.site, "rule", wrong));
     }
     let targets = check.targets(&document.target)?;
+    let sinks = check.sinks(&document.target)?;
     let control_socket = check.control(document.control.as_ref())?;
     Ok(Config {
         sources,
         rules,
         default_action,
         targets,
+        sinks,
         control_socket,
     })
 }

@@ -11,6 +11,7 @@ use anyhow::Context as _;
 use super::outputs::{exclusions, signatures, Opener};
 use super::paths::Successor;
 use super::presence::Presence;
+use super::sinks::{RunningSinks, Sinks};
 use super::span::RunningSpan;
 use super::tap::{RunningTap, Started};
 use crate::config::plan::{Capture, Plan, Transmitter};
@@ -21,6 +22,7 @@ use crate::host::watch::{PathTarget, PathWatch};
 use crate::mirror::tables::{compile_with_default, Tables};
 use crate::packet::signature::OwnFlow;
 use crate::telemetry::observer::{Observer, TargetObserver};
+use crate::telemetry::sinks::SinkObserver;
 use crate::telemetry::status::Status;
 use crate::transmit::wrap::UtcOffset;
 use crate::worker::breaker::Breaker;
@@ -57,6 +59,7 @@ pub struct Mirror {
     paths: Option<PathWatch>,
     presence: Presence,
     utc: UtcOffset,
+    sinks: RunningSinks,
     /// What fell back at the start, with the reason.
     pub notes: Vec<String>,
     times_opened: u64,
@@ -99,13 +102,16 @@ impl Mirror {
             .collect();
         let utc = UtcOffset::default();
         utc.set(utc_offset());
-        let mut opener = Opener::new(plan, asked, paths.clone(), utc.clone());
+        let sinks = Sinks::open(config, plan, utc.clone())?;
+        let mut opener = Opener::new(plan, asked, paths.clone(), utc.clone(), sinks);
         let mut sources = Sources {
             list: Vec::new(),
             stop: shared.stop.clone(),
         };
         let mut started = Vec::new();
-        for source in &plan.sources {
+        for (number, source) in plan.sources.iter().enumerate() {
+            let tap = matches!(source.capture, Capture::Tap { .. });
+            opener.sinks.begin_source(number, (!tap).then_some(&tables));
             let began = match &source.capture {
                 Capture::Tap { .. } => {
                     let (tap, began) =
@@ -123,7 +129,14 @@ impl Mirror {
             };
             started.push(began);
         }
-        let observer = observe(plan, &paths, started, shared.breaker.clone());
+        let (running_sinks, sink_observers) = opener.sinks.start()?;
+        let observer = observe(
+            plan,
+            &paths,
+            started,
+            sink_observers,
+            shared.breaker.clone(),
+        );
         for (source, observed) in sources.list.iter_mut().zip(&observer.sources) {
             match source {
                 Source::Tap(tap) => tap.attach(),
@@ -139,6 +152,7 @@ impl Mirror {
             paths: Some(watch),
             presence,
             utc,
+            sinks: running_sinks,
             notes: opener.notes,
             times_opened: 0,
             told_refused: false,
@@ -169,6 +183,7 @@ impl Mirror {
         for successor in &mut self.successors {
             news.extend(successor.follow(transmitters));
         }
+        news.extend(self.sinks.news());
         let opened = self.observer.breaker.times_opened();
         if opened != self.times_opened {
             self.times_opened = opened;
@@ -203,6 +218,18 @@ impl Mirror {
         Ok(news)
     }
 
+    /// Whether nobody is left to mirror for: the only targets were captures, and their readers have gone.
+    #[must_use]
+    pub fn is_pointless(&self) -> bool {
+        let captures_only = self.observer.targets.is_empty()
+            && self
+                .observer
+                .sinks
+                .iter()
+                .all(|sink| sink.capture.is_some());
+        captures_only && self.sinks.readers_gone()
+    }
+
     /// Detaches, drains, and returns the final balance.
     ///
     /// # Errors
@@ -210,6 +237,7 @@ impl Mirror {
     pub fn stop(mut self) -> anyhow::Result<Status> {
         end(&mut self.sources, &self.stop)?;
         let status = self.observer.status()?;
+        self.sinks.finish(&status, &self.observer.sinks);
         if let Some(watch) = self.paths.take() {
             watch.stop();
         }
@@ -273,6 +301,7 @@ fn observe(
     plan: &Plan,
     paths: &[Arc<arc_swap::ArcSwap<crate::mirror::path::PathState>>],
     started: Vec<Started>,
+    sinks: Vec<SinkObserver>,
     breaker: Breaker,
 ) -> Observer {
     let mut targets: Vec<TargetObserver> = plan
@@ -301,6 +330,7 @@ fn observe(
         started: Instant::now(),
         sources,
         targets,
+        sinks,
         breaker,
     }
 }

@@ -1,6 +1,7 @@
 //! The life of a mirror: plan → load → open → attach → watch → drain. Control plane: may block,
 //! allocate, lock and log; touches no packet.
 
+mod capture;
 pub mod doctor;
 pub mod explain;
 pub mod facts;
@@ -13,6 +14,7 @@ mod paths;
 mod presence;
 pub mod privilege;
 pub mod server;
+mod sinks;
 mod span;
 mod tap;
 mod thread;

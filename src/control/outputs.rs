@@ -11,6 +11,7 @@ use arc_swap::ArcSwap;
 
 use super::explain::explain;
 use super::paths::Successor;
+use super::sinks::Sinks;
 use crate::bpf::own_flows::own_flows;
 use crate::config::plan::{Plan, TargetPlan, Transmitter as Planned, UdpSend};
 use crate::config::settings::TransmitChoice;
@@ -25,7 +26,7 @@ use crate::transmit::udp::UdpSender;
 use crate::transmit::wrap::{Sequence, UtcOffset, Wrapping};
 use crate::transmit::xsk::{BoundPort, Exchange, Outer, XskSender};
 use crate::worker::counters::TargetCounters;
-use crate::worker::outputs::{Output, Transmitter};
+use crate::worker::outputs::{Output, SinkOutput, Transmitter};
 use crate::xsk::{Mode, PortConfig, TxPort, Umem, XskError};
 
 /// Slots of a transmit ring.
@@ -52,6 +53,8 @@ pub struct Opener<'p> {
     pub notes: Vec<String>,
     /// AF_XDP transmitters that need a new port when the route moves.
     pub successors: Vec<Successor>,
+    /// Targets that copies do not travel to.
+    pub sinks: Sinks,
 }
 
 /// The transmit half of a queue that a worker receives from.
@@ -74,6 +77,8 @@ pub struct Opened {
     pub counters: Vec<Arc<TargetCounters>>,
     /// Who sends, in words.
     pub transmit: Vec<String>,
+    /// What gets the packets besides, on this host.
+    pub sinks: Vec<SinkOutput>,
 }
 
 impl<'p> Opener<'p> {
@@ -83,6 +88,7 @@ impl<'p> Opener<'p> {
         asked: Vec<TransmitChoice>,
         paths: Vec<Arc<ArcSwap<PathState>>>,
         utc: UtcOffset,
+        sinks: Sinks,
     ) -> Opener<'p> {
         Opener {
             targets: &plan.targets,
@@ -94,6 +100,7 @@ impl<'p> Opener<'p> {
             frames_refused: None,
             notes: Vec::new(),
             successors: Vec::new(),
+            sinks,
         }
     }
 
@@ -137,7 +144,10 @@ impl<'p> Opener<'p> {
         tap: bool,
         mut own_port: Option<OwnPort>,
     ) -> anyhow::Result<Opened> {
-        let mut opened = Opened::default();
+        let mut opened = Opened {
+            sinks: self.sinks.outputs(),
+            ..Opened::default()
+        };
         for index in 0..self.targets.len() {
             let counters = Arc::new(TargetCounters::default());
             let (transmitter, words) = self

@@ -136,7 +136,7 @@ impl RunningSpan {
                     inboxes: inboxes.clone(),
                     handing_over: HandingOver::new(&handing_over),
                     room: settings.room,
-                    outputs: Outputs::new(opened.outputs, Some(pool)),
+                    outputs: Outputs::new(opened.outputs, opened.sinks, Some(pool)),
                     watch: Watch::new(shared.breaker.clone(), shared.signatures.clone()),
                     counters,
                     stop: shared.stop.clone(),

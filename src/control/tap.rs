@@ -96,7 +96,7 @@ impl RunningTap {
             let tap = TapWorker {
                 ring,
                 sleeper,
-                outputs: Outputs::new(opened.outputs, pool),
+                outputs: Outputs::new(opened.outputs, opened.sinks, pool),
                 watch: Watch::new(shared.breaker.clone(), shared.signatures.clone()),
                 counters: counters.clone(),
                 stop: shared.stop.clone(),

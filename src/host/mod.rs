@@ -23,6 +23,7 @@ pub mod netlink;
 pub mod privilege;
 pub mod route;
 mod sys;
+pub use sys::wait_writable;
 #[cfg(test)]
 mod tests;
 pub mod walk;

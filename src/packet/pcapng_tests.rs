@@ -112,10 +112,7 @@ fn a_packet_that_does_not_fit_is_not_written() {
     let all = write_packet(&mut out, &info(0, 1, 61), 61, copy(&bytes));
     assert_eq!(all, Some(needed));
     let short = &mut out[..needed - 1];
-    assert_eq!(
-        write_packet(short, &info(0, 1, 61), 61, copy(&bytes)),
-        None
-    );
+    assert_eq!(write_packet(short, &info(0, 1, 61), 61, copy(&bytes)), None);
     let fails = write_packet(&mut out, &info(0, 1, 61), 61, |_| None);
     assert_eq!(fails, None);
 }

@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use arc_swap::ArcSwap;
 
+use super::sinks::SinkObserver;
 use super::status::{
     add_drop, nothing_dropped, BreakerStatus, SourceStatus, Status, TargetStatus, WorkerStatus,
 };
@@ -96,6 +97,8 @@ pub struct Observer {
     pub sources: Vec<SourceObserver>,
     /// Its targets.
     pub targets: Vec<TargetObserver>,
+    /// Its targets that copies do not travel to.
+    pub sinks: Vec<SinkObserver>,
     /// Its breaker.
     pub breaker: Breaker,
 }
@@ -107,6 +110,7 @@ impl Observer {
     /// A program's counters could not be read.
     pub fn status(&self) -> Result<Status, bpf::Error> {
         let now = crate::host::clock::monotonic();
+        let milliseconds = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
         Ok(Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
@@ -116,7 +120,12 @@ impl Observer {
                 .iter()
                 .map(SourceObserver::status)
                 .collect::<Result<_, _>>()?,
-            targets: self.targets.iter().map(TargetObserver::status).collect(),
+            targets: self
+                .targets
+                .iter()
+                .map(TargetObserver::status)
+                .chain(self.sinks.iter().map(|sink| sink.status(milliseconds)))
+                .collect(),
             breaker: BreakerStatus {
                 open: self.breaker.is_open(now),
                 times_opened: self.breaker.times_opened(),
@@ -232,6 +241,7 @@ impl TargetObserver {
                 .checked_div(runs)
                 .unwrap_or(0),
             calls: sum(|worker| worker.calls.get()),
+            dry_run: None,
         }
     }
 }

@@ -7,9 +7,11 @@ use arc_swap::{ArcSwap, Cache};
 
 use super::counters::TargetCounters;
 use crate::mirror::path::PathState;
-use crate::packet::{Direction, PacketList};
+use crate::packet::{flow, Checksum, Direction, FrameMeta, PacketList};
 use crate::source::{Capture, Frames};
 use crate::transmit::auto::AutoSender;
+use crate::transmit::capture::CaptureSender;
+use crate::transmit::discard::DryRun;
 use crate::transmit::raw::RawSender;
 use crate::transmit::udp::UdpSender;
 use crate::transmit::xsk::{Received, XskSender};
@@ -63,10 +65,46 @@ impl Output {
     }
 }
 
+/// A target that copies do not travel to.
+#[derive(Debug)]
+pub enum Sink {
+    /// A capture.
+    Capture(Box<CaptureSender>),
+    /// A dry run.
+    DryRun(DryRun),
+}
+
+/// One such target of one worker. It has no path, no share of the flows and no limit: it gets every
+/// packet.
+#[derive(Debug)]
+pub struct SinkOutput {
+    /// What takes the packets.
+    pub sink: Sink,
+    /// Its counters.
+    pub counters: Arc<TargetCounters>,
+}
+
+impl SinkOutput {
+    fn send(&mut self, packets: PacketList<'_>, frames: &impl Frames) {
+        match &mut self.sink {
+            Sink::Capture(sender) => sender.send(packets, frames, &self.counters),
+            Sink::DryRun(counter) => counter.send(packets, frames, &self.counters),
+        }
+    }
+
+    fn capture(&mut self) -> Option<(&mut CaptureSender, &TargetCounters)> {
+        match &mut self.sink {
+            Sink::Capture(sender) => Some((sender, &self.counters)),
+            Sink::DryRun(_) => None,
+        }
+    }
+}
+
 /// All targets of one worker, and the frames that its AF_XDP transmitters send from.
 #[derive(Debug)]
 pub struct Outputs {
     list: Vec<Output>,
+    sinks: Vec<SinkOutput>,
     pool: Option<Pool>,
     /// The AF_XDP output that sends a span's frames in place.
     in_place: Option<usize>,
@@ -75,12 +113,13 @@ pub struct Outputs {
 impl Outputs {
     /// `pool` is needed where a transmitter is AF_XDP, and by a span.
     #[must_use]
-    pub fn new(list: Vec<Output>, pool: Option<Pool>) -> Outputs {
+    pub fn new(list: Vec<Output>, sinks: Vec<SinkOutput>, pool: Option<Pool>) -> Outputs {
         let in_place = list
             .iter()
             .rposition(|output| matches!(output.transmitter, Transmitter::Xsk(_)));
         Outputs {
             list,
+            sinks,
             pool,
             in_place,
         }
@@ -98,6 +137,13 @@ impl Outputs {
         }
         for index in 0..self.list.len() {
             self.send_one(index, packets, frames);
+        }
+        self.send_sinks(packets, frames);
+    }
+
+    fn send_sinks(&mut self, packets: PacketList<'_>, frames: &impl Frames) {
+        for sink in &mut self.sinks {
+            sink.send(packets, frames);
         }
     }
 
@@ -132,6 +178,7 @@ impl Outputs {
                 self.send_one(index, packets, frames);
             }
         }
+        self.send_sinks(packets, frames);
         let Some(pool) = self.pool.as_mut() else {
             return;
         };
@@ -172,6 +219,9 @@ impl Outputs {
 
     /// While there is nothing to send: completions come home.
     pub fn idle(&mut self) {
+        for (sender, counters) in self.sinks.iter_mut().filter_map(SinkOutput::capture) {
+            sender.idle(counters);
+        }
         let Some(pool) = self.pool.as_mut() else {
             return;
         };
@@ -182,8 +232,12 @@ impl Outputs {
         }
     }
 
-    /// At the end: waits for what is in flight, at most `limit` for each target.
+    /// At the end: waits for what is in flight, at most `limit` for each target that copies travel to, and
+    /// for the writer of a capture as long as it gets on.
     pub fn drain(&mut self, limit: Duration) {
+        for (sender, counters) in self.sinks.iter_mut().filter_map(SinkOutput::capture) {
+            sender.drain(counters);
+        }
         let Some(pool) = self.pool.as_mut() else {
             return;
         };
@@ -218,6 +272,17 @@ impl Frames for SpanFrames {
         Capture {
             timestamp_ns: self.received_ns,
             direction: Direction::In,
+        }
+    }
+
+    fn meta(&self, index: u32) -> FrameMeta {
+        let frame = self.bytes(index);
+        FrameMeta {
+            timestamp_ns: self.received_ns,
+            flow_hash: flow::hash_frame(frame),
+            // The frame was on a wire: it is copied as it is, right or wrong.
+            checksum: Checksum::Finished,
+            ..FrameMeta::plain(frame.len() as u32)
         }
     }
 }

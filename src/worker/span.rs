@@ -14,7 +14,7 @@ use super::outputs::{Outputs, SpanFrames};
 use super::stop::Stop;
 use super::tap::DRAIN;
 use super::BATCH;
-use crate::packet::{cut, flow, Checksum, FrameMeta, Packets};
+use crate::packet::{cut, flow, Packets};
 use crate::reason::Reason;
 use crate::source::sleep::{number, PollSet};
 use crate::source::Frames as _;
@@ -175,13 +175,7 @@ impl SpanWorker {
         let mut index = 0;
         while index < mine.list.len() {
             let frame = mine.bytes(index as u32);
-            let meta = FrameMeta {
-                timestamp_ns: now,
-                flow_hash: flow::hash_frame(frame),
-                // The frame was on a wire: it is copied as it is, right or wrong.
-                checksum: Checksum::Finished,
-                ..FrameMeta::plain(frame.len() as u32)
-            };
+            let meta = mine.meta(index as u32);
             let reason = match self.watch.look(frame, now) {
                 Look::Clear => match cut(&meta, frame, index as u32, packets) {
                     Ok(_) => None,
