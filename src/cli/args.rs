@@ -124,7 +124,9 @@ pub struct MirrorOptions {
     /// Where copies go; several targets get a copy each. `vxlan://HOST[:4789]?vni=N`,
     /// `geneve://HOST[:6081]?vni=N`, `gre://HOST[?key=N][&seq=on][&inner=ip]` or
     /// `erspan://HOST?session=N[&version=3]`, an IPv6 HOST in brackets; further parameters:
-    /// gso=auto|on|off, transmit=auto|udp|xsk|raw, source=IP, dev=IF, ports=N, limit=none
+    /// gso=auto|on|off, transmit=auto|udp|xsk|raw, source=IP, dev=IF, ports=N, limit=none.
+    /// On this host: `pcap:FILE` or `pcap:-` (pcapng; then everything else is printed to stderr),
+    /// `discard:` (a dry run that says what would be mirrored)
     #[arg(long, value_name = "URL", num_args = 1..)]
     pub to: Vec<String>,
 

@@ -13,7 +13,7 @@ use crossbeam::queue::ArrayQueue;
 
 use super::wrap::UtcOffset;
 use crate::packet::pcapng::{packet_length, write_packet, PacketInfo};
-use crate::packet::{Gso, PacketList};
+use crate::packet::PacketList;
 use crate::reason::Reason;
 use crate::source::Frames;
 use crate::worker::counters::TargetCounters;
@@ -38,6 +38,8 @@ pub struct Buffer {
     packets: u64,
     /// Time stamp of its first packet, CLOCK_MONOTONIC.
     first_ns: u64,
+    /// Lost packets that its first packet tells of.
+    told: u64,
     /// What became of it, once it comes back.
     outcome: Outcome,
 }
@@ -60,6 +62,7 @@ impl Buffer {
             used: 0,
             packets: 0,
             first_ns: 0,
+            told: 0,
             outcome: Outcome::default(),
         }
     }
@@ -163,6 +166,7 @@ impl CaptureSender {
     ) {
         self.reclaim(counters);
         counters.offered.add(packets.len() as u64);
+        let interface = self.interface;
         let mut now = 0;
         for packet in packets.refs() {
             let frame = frames.bytes(packet.frame);
@@ -170,21 +174,25 @@ impl CaptureSender {
             now = meta.timestamp_ns;
             let length = packet.length();
             // A super-packet's pieces are whole; what was cut to a snaplen says how long it was.
-            let original = match (meta.gso, meta.gso_size) {
-                (Gso::None, 0) => meta.wire_length.max(length as u32),
+            let original = match meta.gso_size {
+                0 => meta.wire_length.max(length as u32),
                 _ => length as u32,
             };
-            let info = PacketInfo {
-                interface: self.interface,
-                time_ns: self.utc.utc(meta.timestamp_ns),
-                original_length: original,
-                direction: meta.direction,
-                lost: self.lost,
-            };
-            let Some(buffer) = self.buffer(packet_length(length, self.lost > 0)) else {
+            let time_ns = self.utc.utc(meta.timestamp_ns);
+            // Told by the first packet of a buffer alone: what is not written is told again by the next.
+            let lost = self.lost;
+            let Some(buffer) = self.buffer(packet_length(length, lost > 0)) else {
                 self.lost += 1;
                 counters.dropped.add(Reason::WriterFull, 1);
                 continue;
+            };
+            let lost = if buffer.packets == 0 { lost } else { 0 };
+            let info = PacketInfo {
+                interface,
+                time_ns,
+                original_length: original,
+                direction: meta.direction,
+                lost,
             };
             let out = buffer.bytes.get_mut(buffer.used..).unwrap_or_default();
             let written = write_packet(out, &info, length, |out| packets.write(packet, frame, out));
@@ -195,12 +203,12 @@ impl CaptureSender {
                 continue;
             };
             if buffer.packets == 0 {
-                buffer.first_ns = now;
+                (buffer.first_ns, buffer.told) = (now, lost);
             }
             buffer.used += written;
             buffer.packets += 1;
             self.in_flight += 1;
-            self.lost = 0;
+            self.lost -= lost;
         }
         let old = |buffer: &Buffer| now.saturating_sub(buffer.first_ns) > OLDEST_NS;
         if self.current.as_ref().is_some_and(old) {
@@ -262,6 +270,9 @@ impl CaptureSender {
             let reason = reason.unwrap_or(Reason::WriteError);
             counters.dropped.add(reason, buffer.packets - packets);
             self.lost += buffer.packets - packets;
+            if packets == 0 {
+                self.lost += buffer.told;
+            }
             self.in_flight = self.in_flight.saturating_sub(buffer.packets);
             self.away = self.away.saturating_sub(1);
             (buffer.used, buffer.packets) = (0, 0);

@@ -181,7 +181,6 @@ fn truncated_packets_say_how_long_they_were_and_pieces_of_super_packets_do_not()
     let mut bench = Bench::new(1, 60);
     bench.frames.meta.wire_length = 1514;
     bench.send();
-    bench.frames.meta.gso = Gso::Tcp;
     bench.frames.meta.gso_size = 60;
     bench.send();
     bench.sender.idle(&bench.counters);
