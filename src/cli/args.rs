@@ -40,6 +40,10 @@ pub enum Command {
     Check(Box<CheckArguments>),
     /// Print the counters of the running mirror
     Status(StatusArguments),
+    /// Send a few marked test copies to a target, and tell what can be known of the way there
+    ///
+    /// Ends with 0 when they were sent, with 1 when not, with 2 when the URL is wrong.
+    Probe(ProbeArguments),
     /// Tell what this host can do, what stands in the way, and how to mend it
     Doctor(DoctorArguments),
 }
@@ -240,6 +244,23 @@ pub struct StatusArguments {
     /// The socket of the mirror to ask
     #[arg(long, value_name = "PATH", default_value = DEFAULT_SOCKET)]
     pub socket: PathBuf,
+}
+
+/// Arguments of `probe`.
+#[derive(Debug, Args)]
+pub struct ProbeArguments {
+    /// The target, as for `--to` of `xtee mirror`
+    #[arg(value_name = "URL")]
+    pub url: String,
+    /// How many test copies
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub count: u32,
+    /// Bytes of the frame inside, its Ethernet header included: 1514 is a full-size one of production
+    #[arg(long, value_name = "BYTES", default_value_t = 128, value_parser = clap::value_parser!(u32).range(122..=65000))]
+    pub size: u32,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// Arguments of `doctor`.

@@ -13,6 +13,7 @@ mod outputs;
 mod paths;
 mod presence;
 pub mod privilege;
+pub mod probe;
 pub mod server;
 mod sinks;
 mod span;

@@ -170,7 +170,7 @@ pub(super) fn publish(shown: &Mutex<SourceNow>, now: SourceNow) {
     *shown.lock().unwrap_or_else(PoisonError::into_inner) = now;
 }
 
-fn frames() -> anyhow::Result<Umem> {
+pub(super) fn frames() -> anyhow::Result<Umem> {
     let config = UmemConfig {
         frames_per_worker: FRAMES,
         fill_ring: 64,

@@ -14,6 +14,7 @@ pub mod events;
 pub mod facts;
 pub mod features;
 pub mod hooks;
+pub mod icmp;
 pub mod limits;
 pub mod link;
 pub mod namespace;

@@ -15,6 +15,7 @@ pub mod headers;
 pub mod link;
 mod packets;
 pub mod pcapng;
+pub mod probe;
 pub mod segment;
 pub mod signature;
 #[cfg(test)]
