@@ -96,7 +96,8 @@ int xtee_steer(struct xdp_md *ctx)
 		counters->dropped[XTEE_DROP_sensitive] += 1;
 		return XDP_PASS;
 	}
-	__u32 length = (long)ctx->data_end - (long)ctx->data, snaplen = 0;
+	/* Of all its buffers, where there may be more than one. */
+	__u32 length = multi_buffer ? bpf_xdp_get_buff_len(ctx) : (long)ctx->data_end - (long)ctx->data, snaplen = 0;
 	const struct xtee_slice *slice = slice_of(policy, verdict.rule);
 	if (slice) {
 		__u32 reason = left_out(ctx, &ethernet, &facts, slice, length);

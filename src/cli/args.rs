@@ -12,7 +12,7 @@ use crate::config::file::{
     At, BreakerTable, ControlTable, Document, RuleTable, SourceTable, TargetTable, Value,
 };
 use crate::config::settings::{Config, DEFAULT_SOCKET};
-use crate::config::{load, validate};
+use crate::config::{load, sink, validate};
 
 /// Mirrors the traffic of a cloud instance or of an appliance port to a remote NDR.
 ///
@@ -42,6 +42,10 @@ pub enum Command {
     Check(Box<CheckArguments>),
     /// Print the counters of the running mirror
     Status(StatusArguments),
+    /// Send a few marked test copies to a target, and tell what can be known of the way there
+    ///
+    /// Ends with 0 when they were sent, with 1 when not, with 2 when the URL is wrong.
+    Probe(ProbeArguments),
     /// Tell what this host can do, what stands in the way, and how to mend it
     Doctor(DoctorArguments),
 }
@@ -137,6 +141,8 @@ pub struct MirrorOptions {
     /// or `erspan://HOST?session=N[&version=3]`, an IPv6 HOST in brackets; further parameters:
     /// limit=RATE|none, limit_packets=RATE, distribution=all|hash, health=none|neighbour,
     /// gso=auto|on|off, transmit=auto|udp|xsk|raw, source=IP, dev=IF, ports=N, dscp=N, ttl=N, priority=N
+    /// On this host: `pcap:FILE` or `pcap:-` (pcapng; then everything else is printed to stderr),
+    /// `discard:` (a dry run that says what would be mirrored)
     #[arg(long, value_name = "URL", num_args = 1..)]
     pub to: Vec<String>,
 
@@ -282,6 +288,23 @@ pub struct StatusArguments {
     pub socket: PathBuf,
 }
 
+/// Arguments of `probe`.
+#[derive(Debug, Args)]
+pub struct ProbeArguments {
+    /// The target, as for `--to` of `xtee mirror`
+    #[arg(value_name = "URL")]
+    pub url: String,
+    /// How many test copies
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub count: u32,
+    /// Bytes of the frame inside, its Ethernet header included: 1514 is a full-size one of production
+    #[arg(long, value_name = "BYTES", default_value_t = 128, value_parser = clap::value_parser!(u32).range(122..=65000))]
+    pub size: u32,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
 /// Arguments of `doctor`.
 #[derive(Debug, Args)]
 pub struct DoctorArguments {
@@ -405,6 +428,15 @@ impl MirrorOptions {
     }
 
     fn target_table(&self, url: &str) -> At<TargetTable> {
+        // A capture and a dry run have no transmitter that the flags could choose.
+        if sink::parse(url).is_some() {
+            let url = Some(At::flag("--to", url.to_owned()));
+            let table = TargetTable {
+                url,
+                ..TargetTable::default()
+            };
+            return At::flag("--to", table);
+        }
         At::flag(
             "--to",
             TargetTable {

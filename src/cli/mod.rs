@@ -3,6 +3,7 @@
 pub mod args;
 pub mod check;
 pub mod doctor;
+pub mod probe;
 pub mod run;
 pub mod status;
 
@@ -19,6 +20,7 @@ pub fn execute(arguments: &Arguments) -> anyhow::Result<()> {
         Command::Mirror(mirror) => run::run(&mirror.config()?),
         Command::Check(check) => check::check(check),
         Command::Status(status) => status::status(status),
+        Command::Probe(probe) => probe::probe(probe),
         Command::Doctor(doctor) => doctor::doctor(doctor),
     }
 }

@@ -1,6 +1,6 @@
 //! `xtee run` and `xtee mirror`: start, look after, stop, balance.
 
-use std::io::Write as _;
+use std::io::Write;
 use std::sync::mpsc::{channel, RecvTimeoutError};
 use std::time::Duration;
 
@@ -25,7 +25,12 @@ pub fn run(config: &Config) -> anyhow::Result<()> {
     // Before anything is attached: from here on a signal ends the mirror in order.
     let mut signals = Signals::new([SIGINT, SIGTERM]).context("cannot listen to signals")?;
     let plan = plan_here(config)?;
-    print!("{plan}");
+    // Where the standard output is a capture, nothing else may be written to it.
+    let mut out: Box<dyn Write> = match plan.captures_to_standard_output() {
+        true => Box::new(std::io::stderr()),
+        false => Box::new(std::io::stdout()),
+    };
+    write!(out, "{plan}")?;
     privilege::check(&plan)?;
     // Also before: a socket that cannot be had must not cost a moment of mirroring.
     let door = Door::open(&plan.control_socket)?;
@@ -35,9 +40,9 @@ pub fn run(config: &Config) -> anyhow::Result<()> {
         tracing::warn!("{note}");
     }
     for source in &mirror.observer().status()?.sources {
-        println!("mirroring {} ({})", source.name, source.mode);
+        writeln!(out, "mirroring {} ({})", source.name, source.mode)?;
     }
-    std::io::stdout().flush()?;
+    out.flush()?;
 
     let (tell, told) = channel();
     let handle = signals.handle();
@@ -53,8 +58,8 @@ pub fn run(config: &Config) -> anyhow::Result<()> {
     drop(server);
 
     let status = mirror.stop()?;
-    print!("{status}");
-    std::io::stdout().flush()?;
+    write!(out, "{status}")?;
+    out.flush()?;
     outcome?;
     let imbalances = status.imbalances();
     anyhow::ensure!(
@@ -62,7 +67,7 @@ pub fn run(config: &Config) -> anyhow::Result<()> {
         "the balance is off: {}",
         imbalances.join("; ")
     );
-    println!("balance   holds: every packet is accounted for");
+    writeln!(out, "balance   holds: every packet is accounted for")?;
     Ok(())
 }
 
@@ -74,6 +79,9 @@ fn look_after(mirror: &mut Mirror, told: &std::sync::mpsc::Receiver<()>) -> anyh
         }
         for news in mirror.tend()? {
             tracing::warn!("{news}");
+        }
+        if mirror.is_pointless() {
+            return Ok(());
         }
     }
 }

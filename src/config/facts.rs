@@ -26,6 +26,8 @@ pub struct HostFacts {
     pub elsewhere: Vec<NamespaceFacts>,
     /// One for each target, in the order of the configuration.
     pub targets: Vec<TargetFacts>,
+    /// One for each sink, in the order of the configuration.
+    pub sinks: Vec<SinkFacts>,
     /// What the kernel can do.
     pub kernel: KernelFacts,
     /// CPUs that are online, ascending.
@@ -143,6 +145,17 @@ pub struct TargetFacts {
     /// From the route's device (first) down to the physical device (last), as far as it can be
     /// followed: behind a tun device stands a program, and the walk ends there.
     pub walk: Vec<DeviceStep>,
+}
+
+/// The place where a capture shall be written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct SinkFacts {
+    /// An ordinary file with something in it stands there.
+    pub has_content: bool,
+    /// A folder stands there.
+    pub is_folder: bool,
+    /// The folder that the file would stand in exists.
+    pub folder_exists: bool,
 }
 
 /// A route, resolved.

@@ -11,6 +11,7 @@ pub mod facts;
 pub mod file;
 pub mod plan;
 pub mod settings;
+pub mod sink;
 pub mod url;
 pub mod validate;
 pub mod values;

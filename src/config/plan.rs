@@ -3,6 +3,7 @@
 //! A pure function: `run` carries the plan out, `check` prints it, tests make the facts up.
 
 mod print;
+pub mod sink;
 mod source;
 mod target;
 #[cfg(test)]
@@ -18,10 +19,20 @@ use super::facts::HostFacts;
 use super::settings::{
     Breaker, Config, Distribution, HealthCheck, Interface, Namespace, SourceKind, ZeroCopy,
 };
+use super::sink::SinkKind;
 use crate::mirror::rules::Action;
 use crate::packet::encap::{IpVersion, Marking, Tunnel};
 use crate::packet::link::LinkType;
 use crate::packet::Direction;
+
+impl Plan {
+    /// Whether the standard output is a capture, so that nothing else may be written to it.
+    #[must_use]
+    pub fn captures_to_standard_output(&self) -> bool {
+        let is = |sink: &sink::SinkPlan| sink.kind == SinkKind::StandardOutput;
+        self.sinks.iter().any(is)
+    }
+}
 
 /// A decision and its reason.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -48,6 +59,8 @@ pub struct Plan {
     pub sources: Vec<SourcePlan>,
     /// In the order of the configuration.
     pub targets: Vec<TargetPlan>,
+    /// In the order of the configuration.
+    pub sinks: Vec<sink::SinkPlan>,
     /// Number of rules.
     pub rules: usize,
     /// Whether packets that no rule takes are mirrored.
@@ -254,6 +267,7 @@ pub enum UdpSend {
 pub fn plan(config: &Config, facts: &HostFacts) -> Result<Plan, ConfigError> {
     let mut warnings = Vec::new();
     let targets = target::targets(config, facts, &mut warnings)?;
+    let sinks = sink::sinks(config, facts)?;
     let sources = source::sources(config, facts, &targets, &mut warnings)?;
     shared_sequence_numbers(config, &sources, &mut warnings);
     rules_without_effect(config, &mut warnings);
@@ -262,6 +276,7 @@ pub fn plan(config: &Config, facts: &HostFacts) -> Result<Plan, ConfigError> {
     Ok(Plan {
         sources,
         targets,
+        sinks,
         rules: config.rules.len(),
         default_mirror: config.default_action() == Action::Mirror,
         breaker: config.breaker,

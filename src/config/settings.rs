@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 use super::error::Place;
+use super::sink::Sink;
 use crate::mirror::rules::{Action, Rule};
 use crate::packet::encap::erspan::Version as ErspanVersion;
 use crate::packet::encap::{Inner, Tunnel};
@@ -36,10 +37,12 @@ pub struct Config {
     pub rules: Vec<Rule>,
     /// For packets that no rule takes; `None`: mirror without rules, else skip.
     pub default_action: Option<Action>,
-    /// Where copies go; at least one.
+    /// Where copies go by the network.
     pub targets: Vec<Target>,
     /// When copies are shed.
     pub breaker: Breaker,
+    /// Where they stay on this host. There is at least one target or sink.
+    pub sinks: Vec<Sink>,
     /// Path of the control socket.
     pub control_socket: PathBuf,
 }

@@ -28,7 +28,7 @@ impl TargetUrl {
 }
 
 const SCHEMES: &str = "vxlan://HOST[:4789]?vni=N, geneve://HOST[:6081]?vni=N, \
-    gre://HOST[?key=N][&seq=on][&inner=ip], erspan://HOST?session=N[&version=3]";
+    gre://HOST[?key=N][&seq=on][&inner=ip], erspan://HOST?session=N[&version=3], pcap:FILE, pcap:-, discard:";
 /// Parameters of every target.
 const COMMON: [&str; 12] = [
     "gso",
@@ -57,9 +57,6 @@ pub fn parse(text: &str) -> Result<TargetUrl, Wrong> {
         "vxlan" | "geneve" => &["vni"],
         "gre" => &["key", "seq", "inner"],
         "erspan" => &["session", "version"],
-        "pcap" | "discard" => {
-            return Err(Wrong::not_built(&format!("a {scheme} target"), SCHEMES));
-        }
         _ => {
             return Err(Wrong::new(
                 format!("`{scheme}` is not a kind of target"),
@@ -288,8 +285,7 @@ mod tests {
             ("erspan://203.0.113.2?session=1&version=1", "`1`", "2, 3"),
             ("erspan://203.0.113.2:1?session=1", "no ports", "erspan://"),
             ("gre://203.0.113.2?inner=vlan", "`vlan`", "ethernet, ip"),
-            ("pcap:file.pcap", "pcap target is not built yet", "vxlan://"),
-            ("discard:", "discard target is not built yet", "vxlan://"),
+            ("pcapng:file.pcap", "`pcapng` is not a kind", "pcap:FILE"),
             ("vxlan://[fe80::1%eth0]?vni=1", "scoped", "global"),
             ("vxlan://2001:db8::1?vni=1", "in brackets", "[2001:db8::1]"),
             ("vxlan://203.0.113.2", "`vni` is missing", "vni=N"),

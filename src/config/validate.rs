@@ -6,13 +6,14 @@
 
 mod breaker;
 mod rule;
+mod sink;
 mod source;
 mod target;
 
 use std::path::PathBuf;
 
 use super::error::{ConfigError, Origin, Site};
-use super::file::{At, ControlTable, Document};
+use super::file::{At, ControlTable, Document, TargetTable};
 use super::settings::{Config, DEFAULT_SOCKET};
 use super::values::{word, Wrong};
 use crate::mirror::rules::{Action, MAX_RULES};
@@ -63,6 +64,7 @@ pub fn validate(document: &Document, origin: Origin<'_>) -> Result<Config, Confi
     }
     let targets = check.targets(&document.target)?;
     let breaker = check.breaker(document.breaker.as_ref())?;
+    let sinks = check.sinks(&document.target)?;
     let control_socket = check.control(document.control.as_ref())?;
     Ok(Config {
         sources,
@@ -70,7 +72,38 @@ pub fn validate(document: &Document, origin: Origin<'_>) -> Result<Config, Confi
         default_action,
         targets,
         breaker,
+        sinks,
         control_socket,
+    })
+}
+
+/// A configuration of one target that copies travel to, without a source: for a probe.
+///
+/// # Errors
+/// What is wrong with the URL.
+pub fn target_alone(url: &str) -> Result<Config, ConfigError> {
+    let origin = Origin::Arguments;
+    let check = Check { origin };
+    let site = Site::Flag("URL");
+    if super::sink::parse(url).is_some() {
+        let wrong = Wrong::new(
+            format!("there is no way to {url} that could be probed"),
+            "vxlan://…, geneve://…, gre://…, erspan://…",
+        );
+        return Err(check.fault(&site, "", wrong));
+    }
+    let table = TargetTable {
+        url: Some(At::flag("URL", url.to_owned())),
+        ..TargetTable::default()
+    };
+    Ok(Config {
+        sources: Vec::new(),
+        rules: Vec::new(),
+        default_action: None,
+        targets: check.targets(&[At::flag("URL", table)])?,
+        breaker: check.breaker(None)?,
+        sinks: Vec::new(),
+        control_socket: PathBuf::new(),
     })
 }
 

@@ -4,9 +4,11 @@ use std::collections::BTreeSet;
 
 use anyhow::Context as _;
 
+use crate::config::facts::SinkFacts;
 use crate::config::plan::{plan, Plan};
 use crate::config::settings::{Config, Host, Interface, Namespace};
-use crate::host::facts::{gather, gather_elsewhere, TargetQuery};
+use crate::config::sink::SinkKind;
+use crate::host::facts::{capture_place, gather, gather_elsewhere, TargetQuery};
 
 /// The plan of a configuration on this host, seen from the calling thread's network namespace.
 ///
@@ -37,6 +39,14 @@ pub fn plan_here(config: &Config) -> anyhow::Result<Plan> {
     facts.elsewhere = elsewhere
         .into_iter()
         .map(|namespace| gather_elsewhere(namespace, &named(config, Some(namespace))))
+        .collect();
+    facts.sinks = config
+        .sinks
+        .iter()
+        .map(|sink| match &sink.kind {
+            SinkKind::File(path) => capture_place(path),
+            SinkKind::StandardOutput | SinkKind::DryRun => SinkFacts::default(),
+        })
         .collect();
     Ok(plan(config, &facts)?)
 }

@@ -11,6 +11,7 @@ use arc_swap::ArcSwap;
 
 use super::outputs::{exclusions, signatures, Opener};
 use super::shedding::{Probes, Shedding};
+use super::sinks::{RunningSinks, Sinks};
 use super::span::RunningSpan;
 use super::tap::{RunningTap, Started};
 use super::targets::Targets;
@@ -24,6 +25,7 @@ use crate::mirror::selection::TargetSet;
 use crate::mirror::tables::{compile_with_default, Tables};
 use crate::packet::signature::OwnFlow;
 use crate::telemetry::observer::{Observer, TargetObserver};
+use crate::telemetry::sinks::SinkObserver;
 use crate::telemetry::status::Status;
 use crate::transmit::wrap::UtcOffset;
 use crate::worker::breaker::Breaker;
@@ -63,6 +65,7 @@ pub struct Mirror {
     opener: Opener,
     paths: Option<PathWatch>,
     utc: UtcOffset,
+    sinks: RunningSinks,
     /// What fell back at the start, with the reason.
     pub notes: Vec<String>,
     times_opened: u64,
@@ -107,13 +110,16 @@ impl Mirror {
             .collect();
         let utc = UtcOffset::default();
         utc.set(utc_offset());
-        let mut opener = Opener::new(plan, asked, paths.clone(), utc.clone());
+        let sinks = Sinks::open(config, plan, utc.clone())?;
+        let mut opener = Opener::new(plan, asked, paths.clone(), utc.clone(), sinks);
         let mut sources = Sources {
             list: Vec::new(),
             stop: shared.stop.clone(),
         };
         let mut started = Vec::new();
-        for source in &plan.sources {
+        for (number, source) in plan.sources.iter().enumerate() {
+            let tap = matches!(source.capture, Capture::Tap { .. });
+            opener.begin_source(number, (!tap).then_some(&tables));
             let began = match &source.capture {
                 Capture::Tap { .. } => {
                     let (tap, began) =
@@ -131,7 +137,8 @@ impl Mirror {
             };
             started.push(began);
         }
-        let observer = observe(plan, &paths, started, &shared, &shedding);
+        let (running_sinks, sink_observers) = opener.start_sinks()?;
+        let observer = observe(plan, &paths, started, sink_observers, &shared, &shedding);
         for (source, observed) in sources.list.iter_mut().zip(&observer.sources) {
             match source {
                 Source::Tap(tap) => tap.attach(),
@@ -147,6 +154,7 @@ impl Mirror {
             shedding,
             paths: Some(watch),
             utc,
+            sinks: running_sinks,
             notes: std::mem::take(&mut opener.notes),
             opener,
             times_opened: 0,
@@ -185,6 +193,7 @@ impl Mirror {
         for successor in &mut self.opener.successors {
             news.extend(successor.follow(transmitters));
         }
+        news.extend(self.sinks.news());
         let opened = self.observer.breaker.times_opened();
         if opened != self.times_opened {
             self.times_opened = opened;
@@ -219,6 +228,18 @@ impl Mirror {
         Ok(news)
     }
 
+    /// Whether nobody is left to mirror for: the only targets were captures, and their readers have gone.
+    #[must_use]
+    pub fn is_pointless(&self) -> bool {
+        let captures_only = self.observer.targets.is_empty()
+            && self
+                .observer
+                .sinks
+                .iter()
+                .all(|sink| sink.capture.is_some());
+        captures_only && self.sinks.readers_gone()
+    }
+
     /// Detaches, drains, and returns the final balance.
     ///
     /// # Errors
@@ -226,6 +247,7 @@ impl Mirror {
     pub fn stop(mut self) -> anyhow::Result<Status> {
         end(&mut self.sources, &self.stop)?;
         let status = self.observer.status()?;
+        self.sinks.finish(&status, &self.observer.sinks);
         if let Some(watch) = self.paths.take() {
             watch.stop();
         }
@@ -289,6 +311,7 @@ fn observe(
     plan: &Plan,
     paths: &[Arc<ArcSwap<PathState>>],
     started: Vec<Started>,
+    sinks: Vec<SinkObserver>,
     shared: &Shared<'_>,
     shedding: &Shedding,
 ) -> Observer {
@@ -319,6 +342,7 @@ fn observe(
         started: Instant::now(),
         sources,
         targets,
+        sinks,
         set: shared.targets.clone(),
         breaker: shared.breaker.clone(),
         times_shed: shedding.times(),

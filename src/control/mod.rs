@@ -1,6 +1,7 @@
 //! The life of a mirror: plan → load → open → attach → watch → drain. Control plane: may block,
 //! allocate, lock and log; touches no packet.
 
+mod capture;
 pub mod doctor;
 pub mod explain;
 pub mod facts;
@@ -11,8 +12,10 @@ pub mod mirror;
 mod outputs;
 mod paths;
 pub mod privilege;
+pub mod probe;
 pub mod server;
 mod shedding;
+mod sinks;
 mod span;
 mod tap;
 mod targets;

@@ -11,6 +11,7 @@ use arc_swap::ArcSwap;
 
 use super::explain::explain;
 use super::paths::Successor;
+use super::sinks::{RunningSinks, Sinks};
 use crate::bpf::own_flows::own_flows;
 use crate::config::plan::{Plan, TargetPlan, Transmitter as Planned, UdpSend};
 use crate::config::settings::{Distribution, TransmitChoice};
@@ -18,10 +19,12 @@ use crate::host::clock::monotonic;
 use crate::mirror::limit::{Limit, Rates};
 use crate::mirror::path::{PathProblem, PathState};
 use crate::mirror::selection::{Selection, Terms};
+use crate::mirror::tables::Tables;
 use crate::packet::encap::{Tunnel, FIRST_SOURCE_PORT};
 use crate::packet::headers::ETHERNET_HEADER;
 use crate::packet::signature::OwnFlow;
 use crate::packet::DEFAULT_PACKETS;
+use crate::telemetry::sinks::SinkObserver;
 use crate::transmit::auto::{AutoSender, SocketSender};
 use crate::transmit::open::{self, Endpoint};
 use crate::transmit::raw::RawSender;
@@ -29,7 +32,7 @@ use crate::transmit::udp::UdpSender;
 use crate::transmit::wrap::{Sequence, UtcOffset, Wrapping};
 use crate::transmit::xsk::{BoundPort, Exchange, Outer, XskSender};
 use crate::worker::counters::TargetCounters;
-use crate::worker::outputs::{Output, Transmitter};
+use crate::worker::outputs::{Output, SinkOutput, Transmitter};
 use crate::xsk::{Mode, PortConfig, TxPort, Umem, XskError};
 
 /// Slots of a transmit ring.
@@ -60,6 +63,8 @@ pub struct Opener {
     pub notes: Vec<String>,
     /// AF_XDP transmitters that need a new port when the route moves.
     pub successors: Vec<Successor>,
+    /// Targets that copies do not travel to, until all workers are made.
+    sinks: Option<Sinks>,
 }
 
 /// The transmit half of a queue that a worker receives from.
@@ -82,6 +87,8 @@ pub struct Opened {
     pub counters: Vec<Arc<TargetCounters>>,
     /// Who sends, in words.
     pub transmit: Vec<String>,
+    /// What gets the packets besides, on this host.
+    pub sinks: Vec<SinkOutput>,
 }
 
 impl Opener {
@@ -91,6 +98,7 @@ impl Opener {
         asked: Vec<TransmitChoice>,
         paths: Vec<Arc<ArcSwap<PathState>>>,
         utc: UtcOffset,
+        sinks: Sinks,
     ) -> Opener {
         Opener {
             targets: plan.targets.clone().into(),
@@ -104,6 +112,7 @@ impl Opener {
             frames_refused: None,
             notes: Vec::new(),
             successors: Vec::new(),
+            sinks: Some(sinks),
         }
     }
 
@@ -112,6 +121,24 @@ impl Opener {
     /// prefers it does without.
     pub fn refuse_frames(&mut self, why: &anyhow::Error) {
         self.frames_refused = Some(explain(why));
+    }
+
+    /// The workers that follow belong to source number `source`; see [`Sinks::begin_source`].
+    pub fn begin_source(&mut self, source: usize, tables: Option<&Tables>) {
+        if let Some(sinks) = &mut self.sinks {
+            sinks.begin_source(source, tables);
+        }
+    }
+
+    /// All workers are made: captures are written from now on. To be called once.
+    ///
+    /// # Errors
+    /// No thread could be made.
+    pub fn start_sinks(&mut self) -> anyhow::Result<(RunningSinks, Vec<SinkObserver>)> {
+        match self.sinks.take() {
+            Some(sinks) => sinks.start(),
+            None => Ok(Default::default()),
+        }
     }
 
     /// The next outputs are those of a worker that had these counters, one for each target.
@@ -166,7 +193,11 @@ impl Opener {
         tap: bool,
         mut own_port: Option<OwnPort>,
     ) -> anyhow::Result<Opened> {
-        let mut opened = Opened::default();
+        let mut opened = Opened {
+            // A worker that is made again later brings its own with it.
+            sinks: self.sinks.as_mut().map_or_else(Vec::new, Sinks::outputs),
+            ..Opened::default()
+        };
         for index in 0..self.targets.len() {
             let counters = self.known.pop_front().unwrap_or_default();
             let (transmitter, words) = self

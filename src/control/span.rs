@@ -29,7 +29,7 @@ use crate::packet::signature::OwnFlow;
 use crate::telemetry::observer::{SourceNow, SourceObserver, SourceState, SpanSockets};
 use crate::worker::breaker::{Breaker, Watch};
 use crate::worker::counters::{SourceCounters, TargetCounters};
-use crate::worker::outputs::Outputs;
+use crate::worker::outputs::{Outputs, SinkOutput};
 use crate::worker::span::{HandingOver, Inbox, SpanWorker};
 use crate::worker::stop::Stop;
 use crate::xsk::{open_both, BusyPoll, Mode, Obtained, Pool, PortConfig, RxPort, Umem, UmemConfig};
@@ -56,6 +56,8 @@ pub struct RunningSpan {
     /// Which targets get what.
     gets: Arc<ArcSwap<TargetSet>>,
     life: Option<Life>,
+    /// Of each worker that does not run: the targets on this host, which outlive the interface.
+    sinks: Vec<Vec<SinkOutput>>,
     /// Whether the frames of earlier umems came home.
     came_home: bool,
     /// Of each worker: its own, and those of its targets.
@@ -76,7 +78,9 @@ struct Life {
     up: bool,
     umem: Umem,
     queues: Vec<u32>,
-    threads: Vec<JoinHandle<()>>,
+    threads: Vec<JoinHandle<Vec<SinkOutput>>>,
+    /// What the workers have left behind, once they have ended.
+    sinks: Vec<Vec<SinkOutput>>,
     stop: Stop,
     obtained: String,
     mode: String,
@@ -89,7 +93,9 @@ impl Life {
         self.stop.ask();
         let mut well = true;
         for thread in self.threads.drain(..) {
-            well &= thread.join().is_ok();
+            let ended = thread.join();
+            well &= ended.is_ok();
+            self.sinks.push(ended.unwrap_or_default());
         }
         well
     }
@@ -158,6 +164,7 @@ impl RunningSpan {
             snaplen: needs.snaplen,
             gets: shared.targets.clone(),
             life: None,
+            sinks: Vec::new(),
             came_home: true,
             counters: Vec::new(),
             sockets: Arc::default(),
@@ -207,6 +214,7 @@ impl RunningSpan {
             umem: umem(&self.plan, &self.settings)?,
             queues: Vec::new(),
             threads: Vec::new(),
+            sinks: Vec::new(),
             stop: Stop::default(),
             obtained: String::new(),
             mode: String::new(),
@@ -252,6 +260,7 @@ impl RunningSpan {
                 None => {
                     let counters = Arc::new(SourceCounters::default());
                     self.counters.push((counters.clone(), opened.counters));
+                    self.sinks.push(opened.sinks);
                     counters
                 }
             };
@@ -264,7 +273,12 @@ impl RunningSpan {
                     handing_over: HandingOver::new(&handing_over),
                     room: self.settings.room,
                     notes: self.snaplen,
-                    outputs: Outputs::new(opened.outputs, Some(pool), self.gets.clone()),
+                    outputs: Outputs::new(
+                        opened.outputs,
+                        Vec::new(),
+                        Some(pool),
+                        self.gets.clone(),
+                    ),
                     watch: Watch::new(self.breaker.clone(), self.signatures.clone()),
                     counters,
                     stop: life.stop.clone(),
@@ -272,7 +286,10 @@ impl RunningSpan {
                 },
             ));
         }
-        for (cpu, worker) in ready {
+        for (cpu, mut worker) in ready {
+            if let Some(sinks) = self.sinks.get_mut(worker.index) {
+                worker.outputs.take_sinks(std::mem::take(sinks));
+            }
             let name = format!("xtee-span-{}", worker.index);
             life.threads
                 .push(thread::start(&name, cpu, move || worker.run())?);
@@ -291,6 +308,11 @@ impl RunningSpan {
             self.program.clear_socket(*queue);
         }
         let well = life.join();
+        for (index, sinks) in life.sinks.drain(..).enumerate() {
+            if let Some(place) = self.sinks.get_mut(index) {
+                *place = sinks;
+            }
+        }
         self.sockets().close();
         opener.forget(&life.umem);
         self.came_home &= life.umem.balance().all_home();

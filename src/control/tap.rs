@@ -95,7 +95,7 @@ impl RunningTap {
             let tap = TapWorker {
                 ring,
                 sleeper,
-                outputs: Outputs::new(opened.outputs, pool, shared.targets.clone()),
+                outputs: Outputs::new(opened.outputs, opened.sinks, pool, shared.targets.clone()),
                 watch: Watch::new(shared.breaker.clone(), shared.signatures.clone()),
                 counters: counters.clone(),
                 stop: shared.stop.clone(),
@@ -169,7 +169,7 @@ pub(super) fn publish(shown: &Mutex<SourceNow>, now: SourceNow) {
     *shown.lock().unwrap_or_else(PoisonError::into_inner) = now;
 }
 
-fn frames() -> anyhow::Result<Umem> {
+pub(super) fn frames() -> anyhow::Result<Umem> {
     let config = UmemConfig {
         frames_per_worker: FRAMES,
         fill_ring: 64,

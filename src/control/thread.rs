@@ -11,11 +11,11 @@ use crate::host::cpu::pin_current_thread;
 ///
 /// # Errors
 /// The thread could not be made, or not be pinned: what the user demanded fails loudly.
-pub fn start(
+pub fn start<T: Default + Send + 'static>(
     name: &str,
     cpu: Option<usize>,
-    run: impl FnOnce() + Send + 'static,
-) -> anyhow::Result<JoinHandle<()>> {
+    run: impl FnOnce() -> T + Send + 'static,
+) -> anyhow::Result<JoinHandle<T>> {
     let (tell, pinned) = mpsc::channel();
     let handle = std::thread::Builder::new()
         .name(name.to_owned())
@@ -24,8 +24,9 @@ pub fn start(
             let failed = result.is_err();
             // The starter waits for this message.
             let _ = tell.send(result);
-            if !failed {
-                run();
+            match failed {
+                true => T::default(),
+                false => run(),
             }
         })
         .with_context(|| format!("cannot start the thread {name}"))?;

@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, ToSocketAddrs};
+use std::path::Path;
 
 use super::ethtool::{Ethtool, EthtoolError};
 use super::features::{self, KernelFeatures, Probe};
@@ -16,7 +17,8 @@ use super::route::{self, RouteQuery};
 use super::walk::{self, Walk};
 use super::{cpu, neighbour, netdev};
 use crate::config::facts::{
-    DeviceStep, HostFacts, InterfaceFacts, KernelFacts, NamespaceFacts, RouteFacts, TargetFacts,
+    DeviceStep, HostFacts, InterfaceFacts, KernelFacts, NamespaceFacts, RouteFacts, SinkFacts,
+    TargetFacts,
 };
 use crate::config::settings::Namespace;
 use crate::config::url::host::is_link_local;
@@ -89,6 +91,7 @@ pub fn gather(interfaces: &[String], targets: &[TargetQuery]) -> Result<HostFact
             .collect(),
         elsewhere: Vec::new(),
         targets: target_facts,
+        sinks: Vec::new(),
         kernel: kernel_facts(&features::probe()),
         online_cpus: cpu::cpus().online.into_iter().collect(),
     })
@@ -116,6 +119,23 @@ pub fn gather_elsewhere(namespace: &Namespace, interfaces: &[String]) -> Namespa
         Err(error) => facts.problem = Some(error.to_string()),
     }
     facts
+}
+
+/// Looks at the place where a capture shall be written.
+#[must_use]
+pub fn capture_place(path: &Path) -> SinkFacts {
+    let found = std::fs::metadata(path).ok();
+    let folder = match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    };
+    SinkFacts {
+        has_content: found
+            .as_ref()
+            .is_some_and(|found| found.is_file() && found.len() > 0),
+        is_folder: found.as_ref().is_some_and(std::fs::Metadata::is_dir),
+        folder_exists: folder.is_dir(),
+    }
 }
 
 /// Devices that carry the host's own traffic: those with a default route, and what they stand on

@@ -14,6 +14,7 @@ pub mod events;
 pub mod facts;
 pub mod features;
 pub mod hooks;
+pub mod icmp;
 pub mod limits;
 pub mod link;
 pub mod load;
@@ -24,6 +25,7 @@ pub mod netlink;
 pub mod privilege;
 pub mod route;
 mod sys;
+pub use sys::wait_writable;
 #[cfg(test)]
 mod tests;
 pub mod walk;

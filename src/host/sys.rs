@@ -49,6 +49,22 @@ pub(super) fn wait_readable<const N: usize>(
     }
 }
 
+/// Waits until a descriptor can be written, is in error, or `timeout` has passed.
+pub fn wait_writable(descriptor: BorrowedFd<'_>, timeout: Duration) -> io::Result<()> {
+    let mut entry = libc::pollfd {
+        fd: descriptor.as_raw_fd(),
+        events: libc::POLLOUT,
+        revents: 0,
+    };
+    let milliseconds = timeout.as_millis().min(i32::MAX as u128) as libc::c_int;
+    // SAFETY: one entry, which outlives the call.
+    let result = unsafe { libc::poll(&mut entry, 1, milliseconds) };
+    match check(result as libc::c_long) {
+        Err(error) if error.kind() != io::ErrorKind::Interrupted => Err(error),
+        _ => Ok(()),
+    }
+}
+
 /// A descriptor that one thread signals and another waits on.
 pub(super) struct Signal(std::fs::File);
 

@@ -11,6 +11,7 @@ use std::str::FromStr;
 use thiserror::Error;
 
 use super::slice::Slice;
+use crate::packet::headers::{self, Headers};
 use crate::packet::Direction;
 
 /// A rule set holds at most this many rules: one bit each in a 64-bit word.
@@ -256,6 +257,60 @@ impl Rule {
     }
 }
 
+/// What it takes, in the words of the configuration.
+impl fmt::Display for Rule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut words = Vec::new();
+        match self.direction {
+            Some(Direction::In) => words.push("in".to_owned()),
+            Some(Direction::Out) => words.push("out".to_owned()),
+            None => {}
+        }
+        if let Some(protocols) = &self.protocol {
+            let names = (0..=u8::MAX).filter(|number| protocols.contains(*number));
+            let names = names.map(|number| match number {
+                6 => "tcp".to_owned(),
+                17 => "udp".to_owned(),
+                1 => "icmp".to_owned(),
+                58 => "icmpv6".to_owned(),
+                _ => format!("protocol {number}"),
+            });
+            words.push(names.collect::<Vec<_>>().join("/"));
+        }
+        for (name, ranges) in [
+            ("port", &self.ports),
+            ("source port", &self.source_ports),
+            ("destination port", &self.destination_ports),
+        ] {
+            if !ranges.is_empty() {
+                let range = |range: &RangeInclusive<u16>| match range.start() == range.end() {
+                    true => range.start().to_string(),
+                    false => format!("{}-{}", range.start(), range.end()),
+                };
+                let list: Vec<_> = ranges.iter().map(range).collect();
+                words.push(format!("{name} {}", list.join(",")));
+            }
+        }
+        for (name, networks) in [
+            ("net", &self.networks),
+            ("from", &self.source),
+            ("to", &self.destination),
+        ] {
+            if !networks.is_empty() {
+                let list: Vec<_> = networks.iter().map(IpNet::to_string).collect();
+                words.push(format!("{name} {}", list.join(",")));
+            }
+        }
+        if let Some((value, mask)) = self.mark {
+            words.push(format!("mark {value:#x}/{mask:#x}"));
+        }
+        if words.is_empty() {
+            words.push("everything".to_owned());
+        }
+        f.write_str(&words.join(" "))
+    }
+}
+
 /// The ports of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ports {
@@ -284,6 +339,28 @@ pub struct PacketFacts {
     pub mark: u32,
 }
 
+impl PacketFacts {
+    /// Of a frame that starts with its Ethernet header; a mark that was learned is the caller's to give.
+    #[must_use]
+    pub fn of_frame(frame: &[u8], direction: Direction, mark: u32) -> PacketFacts {
+        let ip = Headers::parse(frame).and_then(|headers| headers.ip);
+        PacketFacts {
+            direction,
+            protocol: ip.map(|ip| ip.protocol),
+            source: ip.map(|ip| ip.source),
+            destination: ip.map(|ip| ip.destination),
+            ports: match ip.map(|ip| ip.ports) {
+                None | Some(headers::Ports::None) => Ports::None,
+                Some(headers::Ports::Unknown) => Ports::Unknown,
+                Some(headers::Ports::Known(source, destination)) => {
+                    Ports::Known(source, destination)
+                }
+            },
+            mark,
+        }
+    }
+}
+
 /// What the rules say about a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Verdict {
@@ -299,6 +376,28 @@ pub struct Verdict {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn rules_are_told_in_words() {
+        let rule = Rule {
+            direction: Some(Direction::Out),
+            protocol: Some(Protocols::one(6)),
+            ports: vec![443..=443, 8000..=8100],
+            destination: vec!["198.51.100.0/24".parse().unwrap()],
+            mark: Some((1, 0xff)),
+            ..Rule::any(Action::Mirror)
+        };
+        assert_eq!(
+            rule.to_string(),
+            "out tcp port 443,8000-8100 to 198.51.100.0/24 mark 0x1/0xff"
+        );
+        assert_eq!(Rule::any(Action::Skip).to_string(), "everything");
+        let icmp = Rule {
+            protocol: Some(Protocols::icmp()),
+            ..Rule::any(Action::Mirror)
+        };
+        assert_eq!(icmp.to_string(), "icmp/icmpv6");
+    }
 
     #[test]
     fn networks_parse_and_contain() {

@@ -14,6 +14,8 @@ pub mod flow;
 pub mod headers;
 pub mod link;
 mod packets;
+pub mod pcapng;
+pub mod probe;
 pub mod segment;
 pub mod signature;
 #[cfg(test)]

@@ -6,7 +6,7 @@ pub mod mapped;
 pub mod ring;
 pub mod sleep;
 
-use crate::packet::Direction;
+use crate::packet::{Direction, FrameMeta};
 
 /// When and which way a frame was captured.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -24,5 +24,14 @@ pub trait Frames {
 
     /// When and which way frame `index` was captured. Asked for by the few tunnels that tell it, so that
     /// it need not travel with every packet.
-    fn capture(&self, index: u32) -> Capture;
+    fn capture(&self, index: u32) -> Capture {
+        let meta = self.meta(index);
+        Capture {
+            timestamp_ns: meta.timestamp_ns,
+            direction: meta.direction,
+        }
+    }
+
+    /// What is known of frame `index`; an empty frame's if there is no such frame.
+    fn meta(&self, index: u32) -> FrameMeta;
 }

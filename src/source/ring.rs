@@ -13,7 +13,7 @@ use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use super::mapped::page_size;
-use super::{Capture, Frames};
+use super::Frames;
 use crate::packet::{Checksum, Direction, FrameMeta, Gso, VlanTag};
 
 const BUSY: u32 = 1 << 31;
@@ -236,12 +236,10 @@ impl Frames for Ring {
             .map_or(&[], |&(at, length)| self.lend(at, length))
     }
 
-    fn capture(&self, index: u32) -> Capture {
-        self.meta(index)
-            .map_or_else(Capture::default, |meta| Capture {
-                timestamp_ns: meta.timestamp_ns,
-                direction: meta.direction,
-            })
+    fn meta(&self, index: u32) -> FrameMeta {
+        Ring::meta(self, index)
+            .copied()
+            .unwrap_or(FrameMeta::plain(0))
     }
 }
 

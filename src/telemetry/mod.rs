@@ -2,5 +2,7 @@
 //!
 //! Control plane. Only reads; nothing here slows a worker.
 
+mod dry_run;
 pub mod observer;
+pub mod sinks;
 pub mod status;

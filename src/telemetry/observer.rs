@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use arc_swap::ArcSwap;
 
+use super::sinks::SinkObserver;
 use super::status::{
     add_drop, nothing_dropped, BreakerStatus, SheddingStatus, SourceStatus, Status, TargetStatus,
     WorkerStatus,
@@ -131,6 +132,8 @@ pub struct Observer {
     pub targets: Vec<TargetObserver>,
     /// Which targets get what now.
     pub set: Arc<ArcSwap<TargetSet>>,
+    /// Its targets that copies do not travel to.
+    pub sinks: Vec<SinkObserver>,
     /// Its breaker.
     pub breaker: Breaker,
     /// How often copies began to be shed.
@@ -144,6 +147,7 @@ impl Observer {
     /// A program's counters could not be read.
     pub fn status(&self) -> Result<Status, bpf::Error> {
         let now = crate::host::clock::monotonic();
+        let milliseconds = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
         Ok(Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
@@ -153,7 +157,11 @@ impl Observer {
                 .iter()
                 .map(SourceObserver::status)
                 .collect::<Result<_, _>>()?,
-            targets: self.target_statuses(),
+            targets: self
+                .target_statuses()
+                .into_iter()
+                .chain(self.sinks.iter().map(|sink| sink.status(milliseconds)))
+                .collect(),
             breaker: BreakerStatus {
                 open: self.breaker.is_open(now),
                 times_opened: self.breaker.times_opened(),
@@ -286,6 +294,7 @@ impl TargetObserver {
                 .checked_div(runs)
                 .unwrap_or(0),
             calls: sum(|worker| worker.calls.get()),
+            dry_run: None,
         }
     }
 }

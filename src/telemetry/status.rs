@@ -7,6 +7,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+pub use super::dry_run::{DryRunRule, DryRunStatus};
 use crate::reason::Reason;
 
 /// Counts by reason; every reason is there.
@@ -118,6 +119,9 @@ pub struct TargetStatus {
     pub mean_run_hundredths: u64,
     /// Sending system calls.
     pub calls: u64,
+    /// What a dry run would send, where the target is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dry_run: Option<DryRunStatus>,
 }
 
 /// The amplification breaker.
@@ -315,7 +319,10 @@ impl fmt::Display for TargetStatus {
             self.in_flight
         )?;
         write_drops(f, &self.dropped)?;
-        writeln!(f, "  sent      {:>12} bytes", self.sent_bytes)
+        match &self.dry_run {
+            Some(dry_run) => write!(f, "{dry_run}"),
+            None => writeln!(f, "  sent      {:>12} bytes", self.sent_bytes),
+        }
     }
 }
 

@@ -1,4 +1,5 @@
-//! How copies leave: UDP sockets with GSO, AF_XDP, raw sockets.
+//! How copies leave: UDP sockets with GSO, AF_XDP, raw sockets; or how they stay, in a capture or as
+//! counts.
 //!
 //! Data plane. A transmitter takes a batch and accounts for every packet of it: sent, dropped with a
 //! reason, or in flight. It never waits and never tries a packet again later. Opening sockets is
@@ -6,6 +7,8 @@
 
 pub mod auto;
 mod batch;
+pub mod capture;
+pub mod discard;
 pub mod open;
 pub mod raw;
 pub mod udp;

@@ -47,8 +47,9 @@ impl UtcOffset {
         self.0.store(nanoseconds, Ordering::Relaxed);
     }
 
+    /// UTC, nanoseconds since 1970, of a time of CLOCK_MONOTONIC.
     #[inline]
-    fn utc(&self, monotonic_ns: u64) -> u64 {
+    pub(super) fn utc(&self, monotonic_ns: u64) -> u64 {
         monotonic_ns.wrapping_add(self.0.load(Ordering::Relaxed))
     }
 }

@@ -9,11 +9,13 @@ use arc_swap::{ArcSwap, Cache};
 use super::counters::TargetCounters;
 use crate::mirror::path::{PathProblem, PathState};
 use crate::mirror::selection::{self, Selection, TargetSet};
-use crate::packet::{Direction, PacketList, DEFAULT_PACKETS};
+use crate::packet::{flow, Checksum, Direction, FrameMeta, PacketList, DEFAULT_PACKETS};
 use crate::reason::Reason;
 use crate::source::{Capture, Frames};
 use crate::transmit;
 use crate::transmit::auto::AutoSender;
+use crate::transmit::capture::CaptureSender;
+use crate::transmit::discard::DryRun;
 use crate::transmit::raw::RawSender;
 use crate::transmit::udp::UdpSender;
 use crate::transmit::xsk::{Received, XskSender};
@@ -108,10 +110,46 @@ fn count_unsent(counters: &TargetCounters, reason: Reason, packets: u64) {
     }
 }
 
+/// A target that copies do not travel to.
+#[derive(Debug)]
+pub enum Sink {
+    /// A capture.
+    Capture(Box<CaptureSender>),
+    /// A dry run.
+    DryRun(DryRun),
+}
+
+/// One such target of one worker. It has no path, no share of the flows and no limit: it gets every
+/// packet.
+#[derive(Debug)]
+pub struct SinkOutput {
+    /// What takes the packets.
+    pub sink: Sink,
+    /// Its counters.
+    pub counters: Arc<TargetCounters>,
+}
+
+impl SinkOutput {
+    fn send(&mut self, packets: PacketList<'_>, frames: &impl Frames) {
+        match &mut self.sink {
+            Sink::Capture(sender) => sender.send(packets, frames, &self.counters),
+            Sink::DryRun(counter) => counter.send(packets, frames, &self.counters),
+        }
+    }
+
+    fn capture(&mut self) -> Option<(&mut CaptureSender, &TargetCounters)> {
+        match &mut self.sink {
+            Sink::Capture(sender) => Some((sender, &self.counters)),
+            Sink::DryRun(_) => None,
+        }
+    }
+}
+
 /// All targets of one worker, and the frames that its AF_XDP transmitters send from.
 #[derive(Debug)]
 pub struct Outputs {
     list: Vec<Output>,
+    sinks: Vec<SinkOutput>,
     pool: Option<Pool>,
     /// The AF_XDP output that sends a span's frames in place.
     in_place: Option<usize>,
@@ -122,12 +160,18 @@ pub struct Outputs {
 impl Outputs {
     /// `pool` is needed where a transmitter is AF_XDP, and by a span; `set` is published by control.
     #[must_use]
-    pub fn new(list: Vec<Output>, pool: Option<Pool>, set: Arc<ArcSwap<TargetSet>>) -> Outputs {
+    pub fn new(
+        list: Vec<Output>,
+        sinks: Vec<SinkOutput>,
+        pool: Option<Pool>,
+        set: Arc<ArcSwap<TargetSet>>,
+    ) -> Outputs {
         let in_place = list
             .iter()
             .rposition(|output| matches!(output.transmitter, Transmitter::Xsk(_)));
         Outputs {
             list,
+            sinks,
             pool,
             in_place,
             set: Cache::new(set),
@@ -146,6 +190,17 @@ impl Outputs {
         self.pool.as_mut()
     }
 
+    /// Takes over the targets that copies do not travel to from the worker that came before.
+    pub fn take_sinks(&mut self, sinks: Vec<SinkOutput>) {
+        self.sinks = sinks;
+    }
+
+    /// The targets that copies do not travel to, for the worker that comes after this one.
+    #[must_use]
+    pub fn into_sinks(self) -> Vec<SinkOutput> {
+        self.sinks
+    }
+
     /// Gives every target what it gets of a batch.
     pub fn send(&mut self, packets: PacketList<'_>, frames: &impl Frames) {
         if packets.is_empty() {
@@ -154,6 +209,13 @@ impl Outputs {
         self.share_out(packets);
         for index in 0..self.list.len() {
             self.send_one(index, packets, frames);
+        }
+        self.send_sinks(packets, frames);
+    }
+
+    fn send_sinks(&mut self, packets: PacketList<'_>, frames: &impl Frames) {
+        for sink in &mut self.sinks {
+            sink.send(packets, frames);
         }
     }
 
@@ -209,6 +271,7 @@ impl Outputs {
                 self.send_one(index, packets, frames);
             }
         }
+        self.send_sinks(packets, frames);
         self.send_in_place(packets, frames);
         if let Some(pool) = self.pool.as_mut() {
             for frame in frames.list.drain(..) {
@@ -258,6 +321,9 @@ impl Outputs {
 
     /// While there is nothing to send: completions come home.
     pub fn idle(&mut self) {
+        for (sender, counters) in self.sinks.iter_mut().filter_map(SinkOutput::capture) {
+            sender.idle(counters);
+        }
         let Some(pool) = self.pool.as_mut() else {
             return;
         };
@@ -268,8 +334,12 @@ impl Outputs {
         }
     }
 
-    /// At the end: waits for what is in flight, at most `limit` for each target.
+    /// At the end: waits for what is in flight, at most `limit` for each target that copies travel to, and
+    /// for the writer of a capture as long as it gets on.
     pub fn drain(&mut self, limit: Duration) {
+        for (sender, counters) in self.sinks.iter_mut().filter_map(SinkOutput::capture) {
+            sender.drain(counters);
+        }
         let Some(pool) = self.pool.as_mut() else {
             return;
         };
@@ -290,6 +360,15 @@ pub struct SpanFrames {
     pub room: usize,
     /// When the batch was taken from the queues: nanoseconds of CLOCK_MONOTONIC.
     pub received_ns: u64,
+    /// How long each frame was on the wire, where the program may have cut it; else empty.
+    pub wire_lengths: Vec<u32>,
+}
+
+impl SpanFrames {
+    fn wire_length(&self, index: u32, captured: usize) -> u32 {
+        let noted = self.wire_lengths.get(index as usize).copied();
+        noted.unwrap_or(0).max(captured as u32)
+    }
 }
 
 impl Frames for SpanFrames {
@@ -304,6 +383,17 @@ impl Frames for SpanFrames {
         Capture {
             timestamp_ns: self.received_ns,
             direction: Direction::In,
+        }
+    }
+
+    fn meta(&self, index: u32) -> FrameMeta {
+        let frame = self.bytes(index);
+        FrameMeta {
+            timestamp_ns: self.received_ns,
+            flow_hash: flow::hash_frame(frame),
+            // The frame was on a wire: it is copied as it is, right or wrong.
+            checksum: Checksum::Finished,
+            ..FrameMeta::plain(self.wire_length(index, frame.len()))
         }
     }
 }

@@ -10,11 +10,11 @@ use crossbeam::queue::ArrayQueue;
 
 use super::breaker::{Look, Watch};
 use super::counters::SourceCounters;
-use super::outputs::{Outputs, SpanFrames};
+use super::outputs::{Outputs, SinkOutput, SpanFrames};
 use super::stop::Stop;
 use super::tap::DRAIN;
 use super::BATCH;
-use crate::packet::{cut, flow, Checksum, FrameMeta, Packets};
+use crate::packet::{cut, flow, FrameMeta, Packets};
 use crate::reason::Reason;
 use crate::source::sleep::{number, PollSet};
 use crate::source::Frames as _;
@@ -120,8 +120,9 @@ pub struct SpanWorker {
 }
 
 impl SpanWorker {
-    /// Runs until it is asked to stop and its queues and inbox are empty.
-    pub fn run(mut self) {
+    /// Runs until it is asked to stop and its queues and inbox are empty. Returns what outlives the
+    /// interface: the targets that copies do not travel to.
+    pub fn run(mut self) -> Vec<SinkOutput> {
         let mut packets = Packets::default();
         let mut poll = PollSet::new(self.ports.iter().map(number));
         let mut arrived = Vec::with_capacity(BATCH);
@@ -129,6 +130,7 @@ impl SpanWorker {
             list: Vec::with_capacity(2 * BATCH),
             room: self.room,
             received_ns: 0,
+            wire_lengths: Vec::with_capacity(2 * BATCH),
         };
         let mut quiet = 0;
         loop {
@@ -157,6 +159,7 @@ impl SpanWorker {
         }
         self.outputs.drain(DRAIN);
         self.counters.ended.set(1);
+        self.outputs.into_sinks()
     }
 
     fn receive(&mut self, arrived: &mut Vec<ReceivedFrame>) {
@@ -202,6 +205,7 @@ impl SpanWorker {
     fn process(&mut self, packets: &mut Packets, mine: &mut SpanFrames) {
         let now = (self.clock)();
         mine.received_ns = now;
+        mine.wire_lengths.clear();
         packets.clear();
         if let Some(reason) = self.outputs.shed() {
             self.shed(reason, mine);
@@ -215,12 +219,9 @@ impl SpanWorker {
             };
             let frame = mine.bytes(index as u32);
             let meta = FrameMeta {
-                timestamp_ns: now,
-                flow_hash: flow::hash_frame(frame),
-                // The frame was on a wire: it is copied as it is, right or wrong.
-                checksum: Checksum::Finished,
                 snaplen: note.snaplen,
-                ..FrameMeta::plain(note.wire_length.max(frame.len() as u32))
+                wire_length: note.wire_length.max(frame.len() as u32),
+                ..mine.meta(index as u32)
             };
             let reason = match self.watch.look(frame, now) {
                 Look::Clear => match cut(&meta, frame, index as u32, packets) {
@@ -235,6 +236,9 @@ impl SpanWorker {
                 Look::OwnError | Look::Open => Some(Reason::LoopBreaker),
             };
             let Some(reason) = reason else {
+                if self.notes {
+                    mine.wire_lengths.push(note.wire_length);
+                }
                 if note.snaplen != 0 {
                     // What AF_XDP sends in place is the frame, not the packet that was cut from it.
                     mine.list[index].truncate(self.room + note.snaplen as usize);

@@ -13,9 +13,8 @@ use xtee::bpf::skel::Counters;
 use xtee::bpf::steer::Steer;
 use xtee::bpf::tap::{Links, Tap};
 use xtee::mirror::reference;
-use xtee::mirror::rules::{Action, PacketFacts, Ports, Rule, Verdict};
+use xtee::mirror::rules::{Action, PacketFacts, Rule, Verdict};
 use xtee::mirror::tables::compile_with_default;
-use xtee::packet::headers::{self, Headers};
 use xtee::packet::link::LinkType;
 use xtee::packet::{Direction, FrameMeta};
 use xtee::reason::Reason;
@@ -186,19 +185,7 @@ pub fn assert_tap_balances(counters: &Counters) {
 
 /// The facts that rules ask for, by the Rust parser; marks that were learned are the caller's to add.
 pub fn facts(frame: &[u8], direction: Direction, mark: u32) -> PacketFacts {
-    let ip = Headers::parse(frame).and_then(|headers| headers.ip);
-    PacketFacts {
-        direction,
-        protocol: ip.map(|ip| ip.protocol),
-        source: ip.map(|ip| ip.source),
-        destination: ip.map(|ip| ip.destination),
-        ports: match ip.map(|ip| ip.ports) {
-            None | Some(headers::Ports::None) => Ports::None,
-            Some(headers::Ports::Unknown) => Ports::Unknown,
-            Some(headers::Ports::Known(source, destination)) => Ports::Known(source, destination),
-        },
-        mark,
-    }
+    PacketFacts::of_frame(frame, direction, mark)
 }
 
 /// The default action that `default` stands for.

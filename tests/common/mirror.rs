@@ -251,6 +251,10 @@ impl Mirror {
 fn at_rest(mut status: Status) -> Status {
     status.uptime_seconds = 0;
     status.breaker.remaining_seconds = 0;
+    for target in &mut status.targets {
+        // Rates; what they are made of is in the other numbers.
+        target.dry_run = None;
+    }
     for source in &mut status.sources {
         for worker in &mut source.workers {
             worker.sleeps = 0;

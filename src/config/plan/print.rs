@@ -51,6 +51,9 @@ impl fmt::Display for Plan {
         for target in &self.targets {
             write!(f, "{target}")?;
         }
+        for sink in &self.sinks {
+            write!(f, "{sink}")?;
+        }
         write!(f, "{}", self.breaker)?;
         writeln!(f, "control   {}", self.control_socket.display())?;
         for warning in &self.warnings {

@@ -60,6 +60,7 @@ fn host() -> HostFacts {
             }),
             walk: vec![step("eth2", "")],
         }],
+        sinks: Vec::new(),
         kernel: KernelFacts {
             release: "6.18.0".to_owned(),
             tcx: true,

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use super::sink::is_sink;
 use super::Check;
 use crate::bpf::skel::MAX_OWN_FLOWS;
 use crate::config::error::{ConfigError, Site};
@@ -54,7 +55,7 @@ impl Check<'_> {
         }
         let mut targets: Vec<Target> = Vec::with_capacity(tables.len());
         let mut guarded = 0;
-        for table in tables {
+        for table in tables.iter().filter(|table| !is_sink(&table.value)) {
             let target = self.target(table)?;
             let same = |other: &Target| {
                 other.host == target.host && same_tunnel(other.encapsulation, target.encapsulation)
@@ -84,7 +85,8 @@ impl Check<'_> {
         let table = &at.value;
         let Some(address) = &table.url else {
             let allowed =
-                "vxlan://HOST?vni=N, geneve://HOST?vni=N, gre://HOST, erspan://HOST?session=N";
+                "vxlan://HOST?vni=N, geneve://HOST?vni=N, gre://HOST, erspan://HOST?session=N, \
+                           pcap:FILE, pcap:-, discard:";
             return Err(self.missing(&at.site, "target.url", allowed));
         };
         let url = self.value(address, "target.url", url::parse)?;
