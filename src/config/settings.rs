@@ -11,6 +11,7 @@ use super::error::Place;
 use crate::mirror::rules::{Action, Rule};
 use crate::packet::encap::erspan::Version as ErspanVersion;
 use crate::packet::encap::{Inner, Tunnel};
+use crate::packet::fit::Oversize;
 
 /// Ring of one worker of a tap, unless set: 16 MiB.
 pub const DEFAULT_RING_SIZE: u32 = 16 << 20;
@@ -213,6 +214,10 @@ pub struct Target {
     pub device: Option<String>,
     /// How many outer source ports, from [`FIRST_SOURCE_PORT`] on.
     pub source_ports: u16,
+    /// What happens to copies that do not fit the path.
+    pub oversize: Oversize,
+    /// Path MTU in bytes that the user knows; `None`: what the host knows and learns.
+    pub mtu: Option<u32>,
 }
 
 impl Target {

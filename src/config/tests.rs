@@ -53,7 +53,8 @@ url = "vxlan://203.0.113.2?vni=7&gso=on&ports=128&source=198.51.100.9"
 transmit = "udp"
 dev = "eth2"
 distribution = "all"
-oversize = "drop"
+oversize = "fragment"
+mtu = 1400
 limit = "none"
 
 [[target]]

@@ -30,7 +30,9 @@ impl TargetUrl {
 const SCHEMES: &str = "vxlan://HOST[:4789]?vni=N, geneve://HOST[:6081]?vni=N, \
     gre://HOST[?key=N][&seq=on][&inner=ip], erspan://HOST?session=N[&version=3]";
 /// Parameters of every target.
-const COMMON: [&str; 6] = ["gso", "transmit", "source", "dev", "ports", "limit"];
+const COMMON: [&str; 8] = [
+    "gso", "transmit", "source", "dev", "ports", "limit", "oversize", "mtu",
+];
 
 /// Parses a target's URL.
 ///
@@ -148,9 +150,6 @@ fn tunnel(
 fn parameter(pair: &str, own: &[&str]) -> Result<(String, String), Wrong> {
     let allowed = || [own, &COMMON[..]].concat().join(", ");
     let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-    if key == "mtu" {
-        return Err(Wrong::not_built("the parameter `mtu`", allowed()));
-    }
     if !own.contains(&key) && !COMMON.contains(&key) {
         return Err(Wrong::new(
             format!("`{key}` is not a parameter of this target"),
@@ -284,11 +283,7 @@ mod tests {
             ("vxlan://203.0.113.2?vni=-1", "`vni`", "0 to 16777215"),
             ("vxlan://203.0.113.2?vni=", "no value", "vni=VALUE"),
             ("vxlan://203.0.113.2?vni=1&vni=2", "stands twice", "once"),
-            (
-                "vxlan://203.0.113.2?vni=1&mtu=1400",
-                "`mtu` is not built yet",
-                "vni, gso",
-            ),
+            ("vxlan://203.0.113.2?vni=1&mtu=", "no value", "mtu=VALUE"),
             (
                 "vxlan://203.0.113.2?vni=1&key=2",
                 "`key` is not a parameter",

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 
-use super::outputs::{exclusions, signatures, Opener};
+use super::outputs::{exclusions, outer_flow, signatures, Opener};
 use super::paths::Successor;
 use super::presence::Presence;
 use super::span::RunningSpan;
@@ -61,6 +61,8 @@ pub struct Mirror {
     pub notes: Vec<String>,
     times_opened: u64,
     told_refused: bool,
+    /// Changes of each target's path MTU that were told.
+    told_mtu: Vec<u64>,
 }
 
 impl Mirror {
@@ -79,9 +81,17 @@ impl Mirror {
                     destination: target.address,
                     source: target.source,
                     device: target.bind_device.then(|| target.device.clone()),
+                    flow: outer_flow(target),
+                    mtu: target.mtu,
                 })
                 .collect(),
         )?;
+        let deaf = watch.deaf().map(|error| {
+            format!(
+                "ICMP errors about the path MTU are not heard (it needs CAP_NET_RAW): {error}; AF_XDP does not \
+                 learn it, `mtu` sets it"
+            )
+        });
         let paths = (0..plan.targets.len())
             .map(|index| watch.path(index).context("a target without a path"))
             .collect::<anyhow::Result<Vec<_>>>()?;
@@ -139,9 +149,10 @@ impl Mirror {
             paths: Some(watch),
             presence,
             utc,
-            notes: opener.notes,
+            notes: opener.notes.into_iter().chain(deaf).collect(),
             times_opened: 0,
             told_refused: false,
+            told_mtu: Vec::new(),
         })
     }
 
@@ -169,6 +180,7 @@ impl Mirror {
         for successor in &mut self.successors {
             news.extend(successor.follow(transmitters));
         }
+        news.extend(self.path_mtu_news());
         let opened = self.observer.breaker.times_opened();
         if opened != self.times_opened {
             self.times_opened = opened;
@@ -201,6 +213,23 @@ impl Mirror {
         });
         anyhow::ensure!(!ended, "a worker has ended; the mirror stops");
         Ok(news)
+    }
+
+    /// Path MTUs that have changed since the last look.
+    fn path_mtu_news(&mut self) -> Vec<String> {
+        let mut news = Vec::new();
+        self.told_mtu.resize(self.observer.targets.len(), 0);
+        for (target, told) in self.observer.targets.iter().zip(&mut self.told_mtu) {
+            let path = target.path.load();
+            if path.mtu_changes != *told {
+                *told = path.mtu_changes;
+                news.push(format!(
+                    "{}: the path MTU is {} now ({})",
+                    target.url, path.mtu, path.mtu_source
+                ));
+            }
+        }
+        news
     }
 
     /// Detaches, drains, and returns the final balance.

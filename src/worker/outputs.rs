@@ -6,14 +6,19 @@ use std::time::Duration;
 use arc_swap::{ArcSwap, Cache};
 
 use super::counters::TargetCounters;
+use super::ladder::Ladder;
 use crate::mirror::path::PathState;
-use crate::packet::{Direction, PacketList};
+use crate::packet::{Direction, PacketList, PacketRef};
+use crate::reason::Reason;
 use crate::source::{Capture, Frames};
 use crate::transmit::auto::AutoSender;
 use crate::transmit::raw::RawSender;
 use crate::transmit::udp::UdpSender;
 use crate::transmit::xsk::{Received, XskSender};
 use crate::xsk::{Pool, ReceivedFrame};
+
+/// An IP packet's length field has 16 bits.
+const MAX_IP_PACKET: usize = 65535;
 
 /// Who sends.
 #[derive(Debug)]
@@ -29,6 +34,40 @@ pub enum Transmitter {
 }
 
 impl Transmitter {
+    /// Longest outer IP packet that it takes, in bytes.
+    fn most(&self) -> usize {
+        match self {
+            Transmitter::Xsk(sender) => sender.most(),
+            Transmitter::Auto(_) | Transmitter::Udp(_) | Transmitter::Raw(_) => MAX_IP_PACKET,
+        }
+    }
+
+    fn send(
+        &mut self,
+        packets: PacketList<'_>,
+        frames: &impl Frames,
+        path: &PathState,
+        pool: Option<&mut Pool>,
+        counters: &TargetCounters,
+    ) {
+        match (self, pool) {
+            (Transmitter::Udp(sender), _) => sender.send(packets, frames, path, counters),
+            (Transmitter::Raw(sender), _) => sender.send(packets, frames, path, counters),
+            (Transmitter::Xsk(sender), Some(pool)) => {
+                sender.send(packets, frames, path, pool, counters);
+            }
+            (Transmitter::Auto(sender), Some(pool)) => {
+                sender.send(packets, frames, path, pool, counters);
+            }
+            (Transmitter::Xsk(_) | Transmitter::Auto(_), None) => {
+                // Control never makes an AF_XDP output without a pool; the balance holds all the same.
+                let copies = packets.copies() as u64;
+                counters.offered.add(copies);
+                counters.dropped.add(Reason::TxFull, copies);
+            }
+        }
+    }
+
     /// The AF_XDP transmitter, where there is one.
     fn xsk(&mut self) -> Option<&mut XskSender> {
         match self {
@@ -43,20 +82,23 @@ impl Transmitter {
 #[derive(Debug)]
 pub struct Output {
     transmitter: Transmitter,
+    ladder: Ladder,
     path: Cache<Arc<ArcSwap<PathState>>, Arc<PathState>>,
     counters: Arc<TargetCounters>,
 }
 
 impl Output {
-    /// A target with its transmitter; `path` is published by control.
+    /// A target with its transmitter and its MTU ladder; `path` is published by control.
     #[must_use]
     pub fn new(
         transmitter: Transmitter,
+        ladder: Ladder,
         path: Arc<ArcSwap<PathState>>,
         counters: Arc<TargetCounters>,
     ) -> Output {
         Output {
             transmitter,
+            ladder,
             path: Cache::new(path),
             counters,
         }
@@ -102,26 +144,34 @@ impl Outputs {
     }
 
     fn send_one(&mut self, index: usize, packets: PacketList<'_>, frames: &impl Frames) {
-        let output = &mut self.list[index];
-        let path = output.path.load();
-        match (&mut output.transmitter, self.pool.as_mut()) {
-            (Transmitter::Udp(sender), _) => sender.send(packets, frames, path, &output.counters),
-            (Transmitter::Raw(sender), _) => sender.send(packets, frames, path, &output.counters),
-            (Transmitter::Xsk(sender), Some(pool)) => {
-                sender.send(packets, frames, path, pool, &output.counters)
-            }
-            (Transmitter::Auto(sender), Some(pool)) => {
-                sender.send(packets, frames, path, pool, &output.counters);
-            }
-            (Transmitter::Xsk(_) | Transmitter::Auto(_), None) => {
-                // Control never makes an AF_XDP output without a pool; the balance holds all the same.
-                output.counters.offered.add(packets.len() as u64);
-                output
-                    .counters
-                    .dropped
-                    .add(crate::reason::Reason::TxFull, packets.len() as u64);
-            }
-        }
+        let Output {
+            transmitter,
+            ladder,
+            path,
+            counters,
+        } = &mut self.list[index];
+        let path = path.load();
+        let pool = &mut self.pool;
+        let limit = ladder.limit(path, transmitter.most());
+        ladder.send(
+            packets,
+            frames,
+            path,
+            limit,
+            counters,
+            |packets, too_long| {
+                transmitter.send(packets, frames, path, pool.as_mut(), counters);
+                match transmitter {
+                    Transmitter::Udp(sender) => too_long.take_from(sender.too_long()),
+                    Transmitter::Auto(sender) => {
+                        if let Some(udp) = sender.udp() {
+                            too_long.take_from(udp.too_long());
+                        }
+                    }
+                    Transmitter::Xsk(_) | Transmitter::Raw(_) => {}
+                }
+            },
+        );
     }
 
     /// Gives a span's frames to every target: to those that copy first, to the last AF_XDP target in
@@ -141,33 +191,51 @@ impl Outputs {
             }
             return;
         };
-        let output = &mut self.list[index];
-        let path = output.path.load();
-        let Transmitter::Xsk(sender) = &mut output.transmitter else {
+        let Output {
+            transmitter: Transmitter::Xsk(sender),
+            ladder,
+            path,
+            counters,
+        } = &mut self.list[index]
+        else {
             return;
         };
-        if let Some(reason) = sender.begin(path, pool, &output.counters) {
-            output.counters.offered.add(frames.list.len() as u64);
-            output
-                .counters
-                .dropped
-                .add(reason, frames.list.len() as u64);
+        let path = path.load();
+        if let Some(reason) = sender.begin(path, pool, counters) {
+            counters.offered.add(frames.list.len() as u64);
+            counters.dropped.add(reason, frames.list.len() as u64);
             for frame in frames.list.drain(..) {
                 pool.put(frame.into_free());
             }
             return;
         }
         let (room, capture) = (frames.room, frames.capture(0));
+        let limit = ladder.limit(path, sender.most());
         for (frame, packet) in frames.list.drain(..).zip(packets.refs()) {
+            if packet.length() > limit {
+                // Its pieces are written into frames of their own, in the same order on the ring.
+                let lone = [PacketRef {
+                    frame: 0,
+                    ..*packet
+                }];
+                let list = PacketList::new(packets.arena(), &lone);
+                let bytes = frame.bytes().get(room..).unwrap_or(&[]);
+                let one = OneFrame { bytes, capture };
+                ladder.send(list, &one, path, limit, counters, |list, _| {
+                    sender.queue(list, &one, path, pool, counters);
+                });
+                pool.put(frame.into_free());
+                continue;
+            }
             let received = Received {
                 frame,
                 room,
                 flow_hash: packet.flow_hash,
                 capture,
             };
-            sender.send_in_place(received, path, pool, &output.counters);
+            sender.send_in_place(received, path, pool, counters);
         }
-        sender.finish(pool, &output.counters);
+        sender.finish(pool, counters);
     }
 
     /// While there is nothing to send: completions come home.
@@ -192,6 +260,22 @@ impl Outputs {
                 sender.drain(limit, pool, &output.counters);
             }
         }
+    }
+}
+
+/// One frame of a batch by itself.
+struct OneFrame<'f> {
+    bytes: &'f [u8],
+    capture: Capture,
+}
+
+impl Frames for OneFrame<'_> {
+    fn bytes(&self, _index: u32) -> &[u8] {
+        self.bytes
+    }
+
+    fn capture(&self, _index: u32) -> Capture {
+        self.capture
     }
 }
 

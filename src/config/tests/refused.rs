@@ -444,10 +444,10 @@ fn targets() {
             "`transmit`",
         ),
         (
-            "mtu = 1400",
+            "mtu = 551",
             "target.mtu",
-            "`mtu` is not built yet in this version",
-            "",
+            "`551` is not a path MTU",
+            "552 to 65535",
         ),
         (
             "transmit = \"tcp\"",
@@ -503,28 +503,10 @@ fn targets() {
             "all",
         ),
         (
-            "oversize = \"resegment\"",
-            "target.oversize",
-            "is not built yet",
-            "drop",
-        ),
-        (
-            "oversize = \"fragment\"",
-            "target.oversize",
-            "is not built yet",
-            "drop",
-        ),
-        (
-            "oversize = \"truncate\"",
-            "target.oversize",
-            "is not built yet",
-            "drop",
-        ),
-        (
             "oversize = \"keep\"",
             "target.oversize",
             "not possible",
-            "drop",
+            "resegment, fragment, truncate, drop",
         ),
         (
             "limit = \"2Gbit/s\"",
@@ -551,9 +533,9 @@ fn targets() {
             "none",
         ),
         (
-            "vxlan://203.0.113.2?vni=7&mtu=1400",
-            "`mtu` is not built yet",
-            "vni",
+            "vxlan://203.0.113.2?vni=7&mtu=70000",
+            "parameter `mtu`: `70000` is not a path MTU",
+            "65535",
         ),
     ] {
         refused(&with_url(url, ""), 5, "target.url", wrong, allowed);

@@ -11,6 +11,7 @@ use crate::config::url::host::unicast;
 use crate::config::url::{self, TargetUrl};
 use crate::config::values::{interface, word, Wrong};
 use crate::packet::encap::Tunnel;
+use crate::packet::fit::Oversize;
 
 const TRANSMIT: [(&str, TransmitChoice); 4] = [
     ("auto", TransmitChoice::Auto),
@@ -23,6 +24,14 @@ const GSO: [(&str, GsoChoice); 3] = [
     ("on", GsoChoice::On),
     ("off", GsoChoice::Off),
 ];
+const OVERSIZE: [(&str, Oversize); 4] = [
+    ("resegment", Oversize::Resegment),
+    ("fragment", Oversize::Fragment),
+    ("truncate", Oversize::Truncate),
+    ("drop", Oversize::Drop),
+];
+/// Less than Linux's smallest path MTU is an error of somebody's; an IP packet has at most 65535 bytes.
+const PATH_MTU: std::ops::RangeInclusive<u32> = 552..=65535;
 /// The loop guard excludes the whole range of outer source ports, so it stays small.
 const MOST_SOURCE_PORTS: u16 = 1024;
 
@@ -86,8 +95,10 @@ impl Check<'_> {
         let ports = self.setting(&url, address, &written(&table.ports), "ports", source_ports)?;
         self.setting(&url, address, &written(&table.limit), "limit", no_limit)?;
         self.only_built(&table.distribution, "distribution", "all", &["hash"])?;
-        let others = ["resegment", "fragment", "truncate"];
-        self.only_built(&table.oversize, "oversize", "drop", &others)?;
+        let oversize = self.setting(&url, address, &table.oversize, "oversize", |text| {
+            word(text, &OVERSIZE)
+        })?;
+        let mtu = self.setting(&url, address, &written(&table.mtu), "mtu", path_mtu)?;
         self.contradictions(&url, at, transmit.as_ref(), gso.as_ref())?;
         Ok(Target {
             place: self.origin.place(&at.site),
@@ -98,6 +109,8 @@ impl Check<'_> {
             source,
             device,
             source_ports: ports.unwrap_or(DEFAULT_SOURCE_PORTS),
+            oversize: oversize.unwrap_or_default(),
+            mtu,
         })
     }
 
@@ -221,6 +234,21 @@ fn source_ports(text: &str) -> Result<u16, Wrong> {
         Wrong::new(
             format!("`{text}` source ports are not possible"),
             format!("a number from 1 to {MOST_SOURCE_PORTS}"),
+        )
+    })
+}
+
+fn path_mtu(text: &str) -> Result<u32, Wrong> {
+    let plain = text.bytes().all(|b| b.is_ascii_digit());
+    let number = plain.then(|| text.parse::<u32>().ok()).flatten();
+    number.filter(|mtu| PATH_MTU.contains(mtu)).ok_or_else(|| {
+        Wrong::new(
+            format!("`{text}` is not a path MTU"),
+            format!(
+                "bytes of the largest outer IP packet, a number from {} to {}",
+                PATH_MTU.start(),
+                PATH_MTU.end()
+            ),
         )
     })
 }
