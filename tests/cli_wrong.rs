@@ -141,11 +141,11 @@ fn wrong_files() -> Vec<Wrong> {
             "neighbour",
         ),
         (
-            target("oversize = \"resegment\""),
+            target("oversize = \"keep\""),
             6,
             "target.oversize",
-            "not built yet",
-            "drop",
+            "not possible",
+            "resegment",
         ),
         (
             target("limit = \"2Gbit\""),
@@ -161,7 +161,7 @@ fn wrong_files() -> Vec<Wrong> {
             "`90` is not possible",
             "90%",
         ),
-        (target("mtu = 1400"), 6, "target.mtu", "not built yet", ""),
+        (target("mtu = 1"), 6, "target.mtu", "not a path MTU", "552"),
         (
             target("[metrics]\nlisten = \"127.0.0.1:9417\""),
             6,

@@ -231,7 +231,7 @@ fn ideal(rates: Rates, times: &[u64], length: u32) -> u64 {
         head: (0, 0),
         tail: (0, length),
         flow_hash: 0,
-        more: false,
+        part: xtee::packet::Part::Whole,
     };
     let mut kept = Vec::new();
     let passes = times

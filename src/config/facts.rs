@@ -171,6 +171,8 @@ pub struct RouteFacts {
     pub prefsrc: Option<IpAddr>,
     /// Path MTU of the route as far as it is known, in bytes of layer 3.
     pub mtu: u32,
+    /// The kernel has learned it from a router on the way.
+    pub mtu_learned: bool,
     /// Hardware address of the next hop, `None` while it is not resolved.
     pub neighbour: Option<[u8; 6]>,
 }

@@ -159,6 +159,7 @@ pub struct TargetTable {
     pub ports: Option<At<Value>>,
     pub distribution: Option<At<String>>,
     pub oversize: Option<At<String>>,
+    pub mtu: Option<At<Value>>,
     pub limit: Option<At<Value>>,
     pub limit_packets: Option<At<Value>>,
     pub dscp: Option<At<Value>>,
@@ -188,7 +189,7 @@ pub struct ControlTable {
 
 /// Keys of the design that this version does not have: (table, key). The table is empty for the
 /// top level.
-const NOT_BUILT: [(&str, &str); 2] = [("", "metrics"), ("target", "mtu")];
+const NOT_BUILT: [(&str, &str); 1] = [("", "metrics")];
 
 /// Parses the text of a file; `path` only names it in errors.
 ///

@@ -22,6 +22,7 @@ use super::settings::{
 use super::sink::SinkKind;
 use crate::mirror::rules::Action;
 use crate::packet::encap::{IpVersion, Marking, Tunnel};
+use crate::packet::fit::Oversize;
 use crate::packet::link::LinkType;
 use crate::packet::Direction;
 
@@ -188,8 +189,14 @@ pub struct TargetPlan {
     pub gso: Option<Choice<UdpSend>>,
     /// Number of outer source ports, from 61000 on.
     pub source_ports: u16,
-    /// Largest outer packet in bytes, from its IP header on.
+    /// What happens to copies that do not fit the path.
+    pub oversize: Oversize,
+    /// Path MTU in bytes that was asked for.
+    pub mtu: Option<u32>,
+    /// Largest outer packet in bytes, from its IP header on, as far as it is known now.
     pub path_mtu: u32,
+    /// Where that comes from.
+    pub path_mtu_from: &'static str,
     /// Largest inner frame in bytes, its Ethernet header included, that fits in `path_mtu`.
     pub largest_frame: u32,
     /// Which packets it gets.

@@ -12,6 +12,7 @@ use super::sink::Sink;
 use crate::mirror::rules::{Action, Rule};
 use crate::packet::encap::erspan::Version as ErspanVersion;
 use crate::packet::encap::{Inner, Tunnel};
+use crate::packet::fit::Oversize;
 
 /// Ring of one worker of a tap, unless set: 16 MiB.
 pub const DEFAULT_RING_SIZE: u32 = 16 << 20;
@@ -234,6 +235,10 @@ pub struct Target {
     pub priority: Option<u8>,
     /// Time to live, or hop limit, of the outer packets.
     pub ttl: Option<u8>,
+    /// What happens to copies that do not fit the path.
+    pub oversize: Oversize,
+    /// Path MTU in bytes that the user knows; `None`: what the host knows and learns.
+    pub mtu: Option<u32>,
 }
 
 impl Target {

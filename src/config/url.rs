@@ -30,12 +30,14 @@ impl TargetUrl {
 const SCHEMES: &str = "vxlan://HOST[:4789]?vni=N, geneve://HOST[:6081]?vni=N, \
     gre://HOST[?key=N][&seq=on][&inner=ip], erspan://HOST?session=N[&version=3], pcap:FILE, pcap:-, discard:";
 /// Parameters of every target.
-const COMMON: [&str; 12] = [
+const COMMON: [&str; 14] = [
     "gso",
     "transmit",
     "source",
     "dev",
     "ports",
+    "oversize",
+    "mtu",
     "distribution",
     "health",
     "limit",
@@ -158,9 +160,6 @@ fn tunnel(
 fn parameter(pair: &str, own: &[&str]) -> Result<(String, String), Wrong> {
     let allowed = || [own, &COMMON[..]].concat().join(", ");
     let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-    if key == "mtu" {
-        return Err(Wrong::not_built("the parameter `mtu`", allowed()));
-    }
     if !own.contains(&key) && !COMMON.contains(&key) {
         return Err(Wrong::new(
             format!("`{key}` is not a parameter of this target"),
@@ -293,11 +292,7 @@ mod tests {
             ("vxlan://203.0.113.2?vni=-1", "`vni`", "0 to 16777215"),
             ("vxlan://203.0.113.2?vni=", "no value", "vni=VALUE"),
             ("vxlan://203.0.113.2?vni=1&vni=2", "stands twice", "once"),
-            (
-                "vxlan://203.0.113.2?vni=1&mtu=1400",
-                "`mtu` is not built yet",
-                "vni, gso",
-            ),
+            ("vxlan://203.0.113.2?vni=1&mtu=", "no value", "mtu=VALUE"),
             (
                 "vxlan://203.0.113.2?vni=1&key=2",
                 "`key` is not a parameter",

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use arc_swap::ArcSwap;
 
-use super::outputs::{exclusions, signatures, Opener};
+use super::outputs::{exclusions, outer_flow, signatures, Opener};
 use super::shedding::{Probes, Shedding};
 use super::sinks::{RunningSinks, Sinks};
 use super::span::RunningSpan;
@@ -70,6 +70,8 @@ pub struct Mirror {
     pub notes: Vec<String>,
     times_opened: u64,
     told_refused: bool,
+    /// Changes of each target's path MTU that were told.
+    told_mtu: Vec<u64>,
 }
 
 impl Mirror {
@@ -87,9 +89,17 @@ impl Mirror {
                     destination: target.address,
                     source: target.source,
                     device: target.bind_device.then(|| target.device.clone()),
+                    flow: outer_flow(target),
+                    mtu: target.mtu,
                 })
                 .collect(),
         )?;
+        let deaf = watch.deaf().map(|error| {
+            format!(
+                "ICMP errors about the path MTU are not heard (it needs CAP_NET_RAW): {error}; AF_XDP does not \
+                 learn it, `mtu` sets it"
+            )
+        });
         let paths = (0..plan.targets.len())
             .map(|index| watch.path(index).context("a target without a path"))
             .collect::<anyhow::Result<Vec<_>>>()?;
@@ -155,10 +165,14 @@ impl Mirror {
             paths: Some(watch),
             utc,
             sinks: running_sinks,
-            notes: std::mem::take(&mut opener.notes),
+            notes: std::mem::take(&mut opener.notes)
+                .into_iter()
+                .chain(deaf)
+                .collect(),
             opener,
             times_opened: 0,
             told_refused: false,
+            told_mtu: Vec::new(),
         })
     }
 
@@ -194,6 +208,7 @@ impl Mirror {
             news.extend(successor.follow(transmitters));
         }
         news.extend(self.sinks.news());
+        news.extend(self.path_mtu_news());
         let opened = self.observer.breaker.times_opened();
         if opened != self.times_opened {
             self.times_opened = opened;
@@ -238,6 +253,23 @@ impl Mirror {
                 .iter()
                 .all(|sink| sink.capture.is_some());
         captures_only && self.sinks.readers_gone()
+    }
+
+    /// Path MTUs that have changed since the last look.
+    fn path_mtu_news(&mut self) -> Vec<String> {
+        let mut news = Vec::new();
+        self.told_mtu.resize(self.observer.targets.len(), 0);
+        for (target, told) in self.observer.targets.iter().zip(&mut self.told_mtu) {
+            let path = target.path.load();
+            if path.mtu_changes != *told {
+                *told = path.mtu_changes;
+                news.push(format!(
+                    "{}: the path MTU is {} now ({})",
+                    target.url, path.mtu, path.mtu_source
+                ));
+            }
+        }
+        news
     }
 
     /// Detaches, drains, and returns the final balance.

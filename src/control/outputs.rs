@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::ops::RangeInclusive;
+use std::sync::atomic::AtomicU32;
 use std::sync::Arc;
 
 use anyhow::{bail, Context as _};
@@ -16,22 +17,26 @@ use crate::bpf::own_flows::own_flows;
 use crate::config::plan::{Plan, TargetPlan, Transmitter as Planned, UdpSend};
 use crate::config::settings::{Distribution, TransmitChoice};
 use crate::host::clock::monotonic;
+use crate::host::path_mtu::OuterFlow;
 use crate::mirror::limit::{Limit, Rates};
 use crate::mirror::path::{PathProblem, PathState};
 use crate::mirror::selection::{Selection, Terms};
 use crate::mirror::tables::Tables;
 use crate::packet::encap::{Tunnel, FIRST_SOURCE_PORT};
+use crate::packet::fit::Oversize;
 use crate::packet::headers::ETHERNET_HEADER;
 use crate::packet::signature::OwnFlow;
 use crate::packet::DEFAULT_PACKETS;
 use crate::telemetry::sinks::SinkObserver;
 use crate::transmit::auto::{AutoSender, SocketSender};
+use crate::transmit::fragments::{FragmentOuter, FragmentSender, Identification};
 use crate::transmit::open::{self, Endpoint};
 use crate::transmit::raw::RawSender;
 use crate::transmit::udp::UdpSender;
 use crate::transmit::wrap::{Sequence, UtcOffset, Wrapping};
 use crate::transmit::xsk::{BoundPort, Exchange, Outer, XskSender};
 use crate::worker::counters::TargetCounters;
+use crate::worker::ladder::Ladder;
 use crate::worker::outputs::{Output, SinkOutput, Transmitter};
 use crate::xsk::{Mode, PortConfig, TxPort, Umem, XskError};
 
@@ -49,6 +54,8 @@ pub struct Opener {
     pub paths: Vec<Arc<ArcSwap<PathState>>>,
     /// What each target gets, in the same order; all workers have it in common.
     terms: Vec<Terms>,
+    /// The numbers of fragmented datagrams, by target.
+    identifications: Vec<Identification>,
     /// Queues taken by an AF_XDP transmitter, by device: a queue has one owner.
     taken: HashMap<u32, BTreeSet<u32>>,
     /// One for each target and tunnel, which all workers share.
@@ -105,6 +112,14 @@ impl Opener {
             asked,
             paths,
             terms: terms(plan),
+            // Not the same after each start: a receiver may hold fragments of the run before.
+            identifications: plan
+                .targets
+                .iter()
+                .map(|_| {
+                    Identification::new(AtomicU32::new(crate::host::clock::monotonic() as u32))
+                })
+                .collect(),
             taken: HashMap::new(),
             known: VecDeque::new(),
             sequences: HashMap::new(),
@@ -204,9 +219,11 @@ impl Opener {
                 .open_one(index, umem, tap, &mut own_port)
                 .with_context(|| format!("target {}", self.targets[index].url))?;
             let selection = Selection::new(self.terms[index].clone(), DEFAULT_PACKETS);
+            let ladder = self.open_ladder(index)?;
             opened.outputs.push(Output::new(
                 selection,
                 transmitter,
+                ladder,
                 self.paths[index].clone(),
                 counters.clone(),
             ));
@@ -254,6 +271,58 @@ impl Opener {
                 Ok((transmitter, words))
             }
         }
+    }
+
+    /// The MTU ladder of a target, with a socket for fragments where it may need one.
+    fn open_ladder(&mut self, index: usize) -> anyhow::Result<Ladder> {
+        let target = &self.targets[index];
+        let (oversize, tunnel, version) = (target.oversize, target.encapsulation, target.outer());
+        let socket = match oversize {
+            Oversize::Truncate | Oversize::Drop => None,
+            Oversize::Resegment | Oversize::Fragment => {
+                match open::whole_packets(&endpoint(target)) {
+                    Ok(socket) => Some(socket),
+                    Err(error) if oversize == Oversize::Fragment => {
+                        return Err(error).context(format!(
+                            "target {}: cannot open the raw socket for fragments (it needs CAP_NET_RAW)",
+                            target.url
+                        ));
+                    }
+                    Err(error) => {
+                        let note = format!(
+                            "{}: what is not TCP and does not fit the path is dropped: no raw socket for \
+                             fragments (it needs CAP_NET_RAW): {error}",
+                            target.url
+                        );
+                        if !self.notes.contains(&note) {
+                            self.notes.push(note);
+                        }
+                        None
+                    }
+                }
+            }
+        };
+        if oversize == Oversize::Truncate {
+            let note = format!(
+                "{}: oversize = \"truncate\": Suricata and Zeek drop truncated packets",
+                target.url
+            );
+            if !self.notes.contains(&note) {
+                self.notes.push(note);
+            }
+        }
+        let fragments = socket.map(|socket| {
+            let target = &self.targets[index];
+            let outer = FragmentOuter {
+                destination: target.address,
+                source: target.source,
+                marking: endpoint(target).marking,
+                identification: self.identifications[index].clone(),
+                wrapping: self.wrapping(index),
+            };
+            FragmentSender::new(socket, outer)
+        });
+        Ok(Ladder::new(oversize, tunnel, version, fragments))
     }
 
     fn wrapping(&mut self, index: usize) -> Wrapping {
@@ -443,6 +512,19 @@ fn open_raw_sender(target: &TargetPlan, wrapping: Wrapping) -> anyhow::Result<Ra
         .context("cannot open the raw socket (it needs CAP_NET_RAW)")?;
     RawSender::new(socket, wrapping, target.outer(), DEFAULT_PACKETS)
         .context("a raw socket sends what GRE carries")
+}
+
+/// How the outer packets of a target look.
+pub(super) fn outer_flow(target: &TargetPlan) -> OuterFlow {
+    let (protocol, destination_port) = match target.encapsulation.udp_port() {
+        Some(port) => (17, port),
+        None => (47, 0),
+    };
+    OuterFlow {
+        protocol,
+        destination_port,
+        source_ports: ports(target),
+    }
 }
 
 /// Our outer flows as the workers look for them.

@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use super::explain::explain;
 use super::facts::plan_here;
-use super::outputs::Opener;
+use super::outputs::{outer_flow, Opener};
 use super::sinks::Sinks;
 use super::tap;
 use crate::config::plan::{Plan, TargetPlan};
@@ -147,6 +147,8 @@ fn send(config: &Config, wish: &Wish, report: &mut Report) -> anyhow::Result<()>
         destination: target.address,
         source: target.source,
         device: target.bind_device.then(|| target.device.clone()),
+        flow: outer_flow(target),
+        mtu: target.mtu,
     }])?;
     let path = watch.path(0).context("a target without a path")?;
     let asked = Instant::now();

@@ -260,6 +260,7 @@ fn route_facts(
         gateway: route.gateway,
         prefsrc: route.source,
         mtu: route.mtu.map_or(link.mtu, |mtu| mtu.min(link.mtu)),
+        mtu_learned: route.learned && route.mtu.is_some(),
         neighbour: known
             .filter(neighbour::Neighbour::usable)
             .and_then(|known| known.mac),

@@ -22,6 +22,7 @@ pub mod namespace;
 pub mod neighbour;
 pub mod netdev;
 pub mod netlink;
+pub mod path_mtu;
 pub mod privilege;
 pub mod route;
 mod sys;

@@ -48,6 +48,8 @@ pub struct Route {
     pub source: Option<IpAddr>,
     /// MTU of the route (RTAX_MTU: set by hand or learned); the device's own holds where `None`.
     pub mtu: Option<u32>,
+    /// The answer is an exception that the kernel has learned and will forget: the MTU is learned.
+    pub learned: bool,
     /// The destination is this host: packets would go through loopback.
     pub local: bool,
 }
@@ -143,6 +145,7 @@ fn parse(message: &RouteMessage) -> Result<Route, String> {
         gateway: None,
         source: None,
         mtu: None,
+        learned: false,
         local: message.header.kind == RouteType::Local,
     };
     for attribute in &message.attributes {
@@ -162,6 +165,8 @@ fn parse(message: &RouteMessage) -> Result<Route, String> {
             RouteAttribute::PrefSource(address) | RouteAttribute::Source(address) => {
                 route.source = ip(address);
             }
+            // RTM_F_CLONED alone also marks plain answers; only an exception expires.
+            RouteAttribute::CacheInfo(cache) => route.learned = cache.expires != 0,
             RouteAttribute::Metrics(metrics) => {
                 for metric in metrics {
                     if let RouteMetric::Mtu(mtu) = metric {

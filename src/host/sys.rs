@@ -5,6 +5,7 @@
 //! Called by the other files of `host`, on control threads only.
 
 use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::time::Duration;
 
@@ -30,21 +31,38 @@ pub(super) fn wait_readable<const N: usize>(
     descriptors: [BorrowedFd<'_>; N],
     timeout: Option<Duration>,
 ) -> io::Result<[bool; N]> {
-    let mut entries = descriptors.map(|descriptor| libc::pollfd {
-        fd: descriptor.as_raw_fd(),
-        events: libc::POLLIN,
-        revents: 0,
-    });
+    let mut ready = [false; N];
+    let found = wait_any(&descriptors, timeout)?;
+    ready.copy_from_slice(&found);
+    Ok(ready)
+}
+
+/// The same for a number of descriptors that is not known beforehand.
+pub(super) fn wait_any(
+    descriptors: &[BorrowedFd<'_>],
+    timeout: Option<Duration>,
+) -> io::Result<Vec<bool>> {
+    let mut entries: Vec<_> = descriptors
+        .iter()
+        .map(|descriptor| libc::pollfd {
+            fd: descriptor.as_raw_fd(),
+            events: libc::POLLIN,
+            revents: 0,
+        })
+        .collect();
     // Round up: a wait of 0.4 ms must not become a busy loop.
     let milliseconds = match timeout {
         None => -1,
         Some(time) => time.as_micros().div_ceil(1000).min(i32::MAX as u128) as libc::c_int,
     };
+    let count = entries.len() as libc::nfds_t;
     // SAFETY: the pointer and the length describe `entries`, which outlives the call.
-    let result = unsafe { libc::poll(entries.as_mut_ptr(), N as libc::nfds_t, milliseconds) };
+    let result = unsafe { libc::poll(entries.as_mut_ptr(), count, milliseconds) };
     match check(result as libc::c_long) {
-        Ok(_) => Ok(entries.map(|entry| entry.revents != 0)),
-        Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok([false; N]),
+        Ok(_) => Ok(entries.iter().map(|entry| entry.revents != 0).collect()),
+        Err(error) if error.kind() == io::ErrorKind::Interrupted => {
+            Ok(vec![false; descriptors.len()])
+        }
         Err(error) => Err(error),
     }
 }
@@ -63,6 +81,73 @@ pub fn wait_writable(descriptor: BorrowedFd<'_>, timeout: Duration) -> io::Resul
         Err(error) if error.kind() != io::ErrorKind::Interrupted => Err(error),
         _ => Ok(()),
     }
+}
+
+/// A raw socket that takes only what `filter`, a classic BPF program, accepts.
+pub(super) fn raw_socket(
+    family: libc::c_int,
+    protocol: libc::c_int,
+    filter: &mut [libc::sock_filter],
+) -> io::Result<OwnedFd> {
+    let kind = libc::SOCK_RAW | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
+    // SAFETY: socket takes integers only.
+    let descriptor = unsafe { libc::socket(family, kind, protocol) };
+    let socket = own(check(descriptor as libc::c_long)?);
+    let program = libc::sock_fprog {
+        len: filter.len() as libc::c_ushort,
+        filter: filter.as_mut_ptr(),
+    };
+    // SAFETY: the program and its instructions outlive the call; the kernel copies them.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_ATTACH_FILTER,
+            std::ptr::from_ref(&program).cast(),
+            std::mem::size_of::<libc::sock_fprog>() as libc::socklen_t,
+        )
+    };
+    check(result as libc::c_long)?;
+    Ok(socket)
+}
+
+/// Takes one datagram off a socket without waiting: its length, as far as it fits, and who sent it.
+pub(super) fn receive_from(
+    socket: RawFd,
+    buffer: &mut [u8],
+) -> io::Result<(usize, Option<SocketAddr>)> {
+    // SAFETY: a C struct for which all zeros is "no address".
+    let mut from: libc::sockaddr_storage = unsafe { std::mem::zeroed() };
+    let mut length = std::mem::size_of_val(&from) as libc::socklen_t;
+    // SAFETY: the buffer and the address have the lengths that are told, and outlive the call.
+    let received = unsafe {
+        libc::recvfrom(
+            socket,
+            buffer.as_mut_ptr().cast(),
+            buffer.len(),
+            libc::MSG_DONTWAIT,
+            std::ptr::from_mut(&mut from).cast(),
+            &mut length,
+        )
+    };
+    let received = check(received as libc::c_long)? as usize;
+    let place = std::ptr::from_ref(&from);
+    let address = match libc::c_int::from(from.ss_family) {
+        libc::AF_INET => {
+            // SAFETY: the kernel says that it wrote an IPv4 address; the storage is large enough.
+            let v4 = unsafe { place.cast::<libc::sockaddr_in>().read() };
+            let ip = Ipv4Addr::from(u32::from_be(v4.sin_addr.s_addr));
+            Some(SocketAddr::from((ip, u16::from_be(v4.sin_port))))
+        }
+        libc::AF_INET6 => {
+            // SAFETY: the kernel says that it wrote an IPv6 address; the storage is large enough.
+            let v6 = unsafe { place.cast::<libc::sockaddr_in6>().read() };
+            let ip = Ipv6Addr::from(v6.sin6_addr.s6_addr);
+            Some(SocketAddr::from((ip, u16::from_be(v6.sin6_port))))
+        }
+        _ => None,
+    };
+    Ok((received, address))
 }
 
 /// A descriptor that one thread signals and another waits on.

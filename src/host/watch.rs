@@ -2,8 +2,10 @@
 //!
 //! One control thread listens to link, address, route, rule and neighbour events, works the paths out
 //! again after each burst of them and at least every second, keeps the next hops' hardware addresses
-//! resolved and confirmed, and publishes a new [`PathState`] when one differs. Must not touch a
+//! resolved and confirmed, hears the routers' ICMP errors about the path MTU, and publishes a new [`PathState`] when one differs. Must not touch a
 //! packet. Started by control; the transmitters only load what it publishes.
+
+mod find;
 
 use std::io;
 use std::net::IpAddr;
@@ -14,15 +16,14 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use netlink_packet_route::neighbour::NeighbourState;
 use netlink_sys::{protocols::NETLINK_ROUTE, Socket};
 
-use super::link::{self, Link};
-use super::neighbour::{self, Neighbour};
+use super::neighbour;
 use super::netlink::{borrow, Netlink, NetlinkError};
-use super::route::{self, RouteError, RouteQuery};
+use super::path_mtu::{Learned, Listener, OuterFlow};
 use super::sys::{self, Signal};
-use crate::mirror::path::{PathProblem, PathState};
+use crate::mirror::path::{MtuSource, PathProblem, PathState};
+use find::{find, Want};
 
 /// RTNLGRP_* of linux/rtnetlink.h: link, neighbour, IPv4 and IPv6 address, route and rule, next-hop
 /// objects.
@@ -37,9 +38,6 @@ const LONGEST_BURST: Duration = Duration::from_millis(50);
 const PERIOD: Duration = Duration::from_secs(1);
 /// A next hop is asked for at most this often; the kernel itself repeats each question every second.
 const RESOLVE_INTERVAL: Duration = Duration::from_secs(1);
-/// A known address is confirmed again at this age. The kernel calls it stale after 15 seconds at the
-/// earliest (base_reachable_time 30 s, times 0.5 to 1.5).
-const CONFIRM_AFTER_MS: u64 = 10_000;
 /// Receive buffer for events; what does not fit is reported as ENOBUFS and answered by a full rebuild.
 const EVENT_BUFFER: usize = 1 << 20;
 
@@ -53,6 +51,10 @@ pub struct PathTarget {
     /// Name of the device that the copies must leave by, if the user has fixed it. A name, because
     /// an interface that is made anew has a new index.
     pub device: Option<String>,
+    /// How the outer packets look: whose ICMP errors are ours.
+    pub flow: OuterFlow,
+    /// Path MTU that the user has set, in bytes; where it is less than the others it is the path's.
+    pub mtu: Option<u32>,
 }
 
 /// Why a watch could not be started.
@@ -77,6 +79,8 @@ pub struct WatchCounters {
     pub resolutions: AtomicU64,
     /// Requests that failed, a missing CAP_NET_ADMIN for resolving included.
     pub errors: AtomicU64,
+    /// ICMP errors about our own packets that were too long for a link on the way.
+    pub too_big: AtomicU64,
 }
 
 /// A running watch. Dropping it stops the thread.
@@ -85,6 +89,7 @@ pub struct PathWatch {
     counters: Arc<WatchCounters>,
     stop: Arc<Signal>,
     thread: Option<JoinHandle<()>>,
+    deaf: Option<io::Error>,
 }
 
 impl std::fmt::Debug for PathWatch {
@@ -110,7 +115,9 @@ impl PathWatch {
         let _ = events.set_rx_buf_sz(EVENT_BUFFER as libc::c_int);
         let stop = Arc::new(Signal::new().map_err(WatchError::Events)?);
         let counters = Arc::new(WatchCounters::default());
+        let (listener, deaf) = Listener::open();
         let mut tracker = Tracker {
+            listener,
             netlink: Netlink::open()?,
             paths: targets.into_iter().map(Path::new).collect(),
             counters: Arc::clone(&counters),
@@ -133,7 +140,14 @@ impl PathWatch {
             counters,
             stop,
             thread: Some(thread),
+            deaf,
         })
+    }
+
+    /// Why ICMP errors about the path MTU are not heard, if so. What the kernel's own discovery finds for its
+    /// sockets is known all the same.
+    pub fn deaf(&self) -> Option<&io::Error> {
+        self.deaf.as_ref()
     }
 
     /// The published path of a target, by its position in the list given to [`Self::start`].
@@ -172,21 +186,26 @@ fn run(events: &Socket, stop: &Signal, mut tracker: Tracker) {
     let mut next = Instant::now() + PERIOD;
     loop {
         let wait = next.saturating_duration_since(Instant::now());
-        let (heard, stopped) = listen(events, stop, wait);
-        if stopped {
+        let heard = listen(events, stop, Some(&tracker.listener), wait);
+        if heard.stopped {
             return;
         }
-        if heard {
+        let learned = tracker.learn();
+        // Somebody else's ICMP error changes nothing, however many there are.
+        if !heard.events && !learned && Instant::now() < next {
+            continue;
+        }
+        if heard.events {
             let end = Instant::now() + LONGEST_BURST;
             loop {
                 drain(events, &mut buffer, &tracker.counters);
                 if Instant::now() >= end {
                     break;
                 }
-                match listen(events, stop, DEBOUNCE) {
-                    (_, true) => return,
-                    (false, _) => break,
-                    (true, _) => {}
+                match listen(events, stop, None, DEBOUNCE) {
+                    Heard { stopped: true, .. } => return,
+                    Heard { events: false, .. } => break,
+                    Heard { events: true, .. } => {}
                 }
             }
         }
@@ -195,13 +214,22 @@ fn run(events: &Socket, stop: &Signal, mut tracker: Tracker) {
     }
 }
 
-/// Waits for an event or the stop signal. A failing poll must not turn into a busy loop.
-fn listen(events: &Socket, stop: &Signal, timeout: Duration) -> (bool, bool) {
-    match sys::wait_readable([borrow(events), stop.as_fd()], Some(timeout)) {
-        Ok([heard, stopped]) => (heard, stopped),
-        Err(_) => {
+/// What ended a wait.
+#[derive(Clone, Copy, Default)]
+struct Heard {
+    events: bool,
+    stopped: bool,
+}
+
+/// Waits for an event, an ICMP error or the stop signal. A failing poll must not turn into a busy loop.
+fn listen(events: &Socket, stop: &Signal, listener: Option<&Listener>, timeout: Duration) -> Heard {
+    let mut descriptors = vec![borrow(events), stop.as_fd()];
+    descriptors.extend(listener.iter().flat_map(|listener| listener.descriptors()));
+    match sys::wait_any(&descriptors, Some(timeout)).as_deref() {
+        Ok(&[events, stopped, ..]) => Heard { events, stopped },
+        _ => {
             std::thread::sleep(DEBOUNCE);
-            (false, false)
+            Heard::default()
         }
     }
 }
@@ -224,6 +252,7 @@ fn drain(events: &Socket, buffer: &mut Vec<u8>, counters: &WatchCounters) {
 }
 
 struct Tracker {
+    listener: Listener,
     netlink: Netlink,
     paths: Vec<Path>,
     counters: Arc<WatchCounters>,
@@ -238,6 +267,8 @@ struct Path {
     retired: Vec<Arc<PathState>>,
     /// When the kernel was last asked to resolve or confirm, and whom.
     asked: Option<(Instant, u32, IpAddr)>,
+    /// What a router told about the path MTU.
+    learned: Option<Learned>,
 }
 
 impl Path {
@@ -248,6 +279,25 @@ impl Path {
             published: Arc::new(ArcSwap::from_pointee(state)),
             retired: Vec::new(),
             asked: None,
+            learned: None,
+        }
+    }
+
+    /// Takes what the user set and what was learned into account.
+    fn limit_mtu(&mut self, state: &mut PathState) {
+        if let Some(mtu) = self.target.mtu {
+            state.limit_mtu(mtu, MtuSource::Configured);
+        }
+        let way = (state.ifindex, state.next_hop);
+        self.learned = self
+            .learned
+            .filter(|learned| learned.holds(way, Instant::now()));
+        if let Some(learned) = self.learned {
+            // The kernel may have learned the same; who told is more to know.
+            if state.mtu_source == MtuSource::Kernel && state.mtu == learned.mtu {
+                state.mtu_source = MtuSource::Router(learned.router);
+            }
+            state.limit_mtu(learned.mtu, MtuSource::Router(learned.router));
         }
     }
 
@@ -257,30 +307,40 @@ impl Path {
             return;
         }
         state.generation = current.generation + 1;
+        // A path without a route has none: not a change, but an interruption.
+        let changed = current.mtu != state.mtu && current.mtu != 0 && state.mtu != 0;
+        state.mtu_changes = current.mtu_changes + u64::from(changed);
         drop(current);
         self.retired.push(self.published.swap(Arc::new(state)));
         self.retired.retain(|state| Arc::strong_count(state) > 1);
     }
 }
 
-/// What one look at the tables gave: the path, and what to ask the kernel for.
-struct Finding {
-    state: PathState,
-    want: Option<Want>,
-}
-
-/// What a next hop needs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Want {
-    Resolve,
-    Confirm,
-}
-
 impl Tracker {
+    /// Takes in what routers said about our packets; returns whether there was anything.
+    fn learn(&mut self) -> bool {
+        let mut any = false;
+        for error in self.listener.receive() {
+            for path in &mut self.paths {
+                let state = path.published.load();
+                let target = &path.target;
+                if !error.is_about(state.source_ip, target.destination, &target.flow) {
+                    continue;
+                }
+                self.counters.too_big.fetch_add(1, Ordering::Relaxed);
+                let way = (state.ifindex, state.next_hop);
+                let now = Instant::now();
+                path.learned = Some(Learned::after(path.learned, &error, way, now));
+                any = true;
+            }
+        }
+        any
+    }
+
     fn rebuild(&mut self) {
         self.counters.rebuilds.fetch_add(1, Ordering::Relaxed);
         for path in &mut self.paths {
-            let finding = match find(&mut self.netlink, &path.target) {
+            let mut finding = match find(&mut self.netlink, &path.target) {
                 Ok(finding) => finding,
                 Err(_) => {
                     // The tables could not be read: what was published stays, the next round tries
@@ -294,6 +354,7 @@ impl Tracker {
                 // When the route or the device comes back, its next hop is asked for at once.
                 path.asked = None;
             }
+            path.limit_mtu(&mut finding.state);
             path.publish(finding.state);
             let Some(want) = finding.want else { continue };
             let recently = path.asked.is_some_and(|(when, asked_device, asked_hop)| {
@@ -315,144 +376,9 @@ impl Tracker {
     }
 }
 
-fn find(netlink: &mut Netlink, target: &PathTarget) -> Result<Finding, NetlinkError> {
-    let nothing = || Finding {
-        state: PathState::without_route(target.destination),
-        want: None,
-    };
-    let device = match &target.device {
-        None => None,
-        Some(name) => match link::by_name(netlink, name) {
-            Ok(link) if !link.up => return Ok(downed(target, &link)),
-            Ok(link) => Some(link.index),
-            Err(error) if error.errno() == Some(libc::ENODEV) => return Ok(nothing()),
-            Err(error) => return Err(error),
-        },
-    };
-    let query = RouteQuery {
-        destination: target.destination,
-        source: target.source,
-        device,
-        mark: 0,
-    };
-    let route = match route::lookup(netlink, query) {
-        Ok(route) => route,
-        Err(RouteError::None { .. }) => return Ok(nothing()),
-        Err(RouteError::Netlink(error)) => return Err(error),
-    };
-    let link = match link::by_index(netlink, route.device) {
-        Ok(link) => link,
-        Err(error) if error.errno() == Some(libc::ENODEV) => return Ok(nothing()),
-        Err(error) => return Err(error),
-    };
-    let next_hop = route.next_hop(target.destination);
-    let known = if link.ethernet && !route.local {
-        neighbour::lookup(netlink, link.index, next_hop)?
-    } else {
-        None
-    };
-    let mut state = on_link(target, &link);
-    state.source_ip = target
-        .source
-        .or(route.source)
-        .unwrap_or_else(|| route::unspecified(target.destination));
-    state.next_hop = next_hop;
-    state.mtu = route.mtu.map_or(link.mtu, |mtu| mtu.min(link.mtu));
-    state.next_hop_mac = known.filter(Neighbour::usable).and_then(|known| known.mac);
-    state.problem = problem(&link, route.local, state.next_hop_mac.is_some());
-    let want = match state.problem {
-        None | Some(PathProblem::NoNeighbour) => want(known),
-        Some(_) => None,
-    };
-    Ok(Finding { state, want })
-}
-
-/// A path whose device the user fixed and which is down: the kernel gives no route then, but the
-/// reader wants to know which device is down.
-fn downed(target: &PathTarget, link: &Link) -> Finding {
-    let mut state = on_link(target, link);
-    state.mtu = link.mtu;
-    state.problem = Some(PathProblem::Down);
-    Finding { state, want: None }
-}
-
-fn on_link(target: &PathTarget, link: &Link) -> PathState {
-    PathState {
-        ifindex: link.index,
-        device: link.name.clone(),
-        source_mac: link.mac.unwrap_or_default(),
-        up: link.running,
-        ..PathState::without_route(target.destination)
-    }
-}
-
-fn problem(link: &Link, local: bool, resolved: bool) -> Option<PathProblem> {
-    if local || !link.ethernet {
-        Some(PathProblem::NotEthernet)
-    } else if !link.running {
-        Some(PathProblem::Down)
-    } else if !resolved {
-        Some(PathProblem::NoNeighbour)
-    } else {
-        None
-    }
-}
-
-/// What the next hop's entry needs, so that an address is there before it is missed.
-fn want(known: Option<Neighbour>) -> Option<Want> {
-    let Some(known) = known else {
-        return Some(Want::Resolve);
-    };
-    if known.fixed() {
-        return None;
-    }
-    match known.state {
-        NeighbourState::Reachable if known.confirmed_ms < CONFIRM_AFTER_MS => None,
-        NeighbourState::Reachable | NeighbourState::Stale | NeighbourState::Delay => {
-            Some(Want::Confirm)
-        }
-        // The kernel is at it.
-        NeighbourState::Incomplete | NeighbourState::Probe => None,
-        _ => Some(Want::Resolve),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn neighbour(state: NeighbourState, confirmed_ms: u64) -> Option<Neighbour> {
-        Some(Neighbour {
-            mac: Some([2, 0, 0, 0, 0, 1]),
-            state,
-            confirmed_ms,
-        })
-    }
-
-    #[test]
-    fn addresses_are_confirmed_before_they_go_stale() {
-        assert_eq!(want(None), Some(Want::Resolve));
-        assert_eq!(want(neighbour(NeighbourState::Reachable, 500)), None);
-        for (state, age) in [
-            (NeighbourState::Reachable, CONFIRM_AFTER_MS),
-            (NeighbourState::Stale, 0),
-            (NeighbourState::Delay, 0),
-        ] {
-            assert_eq!(want(neighbour(state, age)), Some(Want::Confirm), "{state}");
-        }
-        assert_eq!(
-            want(neighbour(NeighbourState::Failed, 0)),
-            Some(Want::Resolve)
-        );
-        for state in [
-            NeighbourState::Permanent,
-            NeighbourState::Noarp,
-            NeighbourState::Probe,
-            NeighbourState::Incomplete,
-        ] {
-            assert_eq!(want(neighbour(state, 60_000)), None, "{state}");
-        }
-    }
 
     #[test]
     fn only_changes_are_published_and_old_states_are_freed_here() {
@@ -460,6 +386,12 @@ mod tests {
             destination: "203.0.113.2".parse().unwrap(),
             source: None,
             device: None,
+            flow: OuterFlow {
+                protocol: 17,
+                destination_port: 4789,
+                source_ports: 61000..=61063,
+            },
+            mtu: None,
         });
         let mut state = PathState::without_route(path.target.destination);
         path.publish(state.clone());
@@ -474,5 +406,6 @@ mod tests {
         state.mtu = 1500;
         path.publish(state);
         assert!(path.retired.is_empty());
+        assert_eq!(path.published.load().mtu_changes, 1, "none was no MTU");
     }
 }

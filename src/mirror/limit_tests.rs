@@ -16,7 +16,7 @@ fn packet(frame: u32, length: u32) -> PacketRef {
         head: (0, 0),
         tail: (0, length),
         flow_hash: 0,
-        more: false,
+        part: crate::packet::Part::Whole,
     }
 }
 

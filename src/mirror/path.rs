@@ -4,7 +4,35 @@
 //! A pure snapshot: knows no socket and no netlink. The control plane (`host::watch`) makes a new one
 //! on every change and publishes it by one pointer swap; an AF_XDP transmitter loads it once a batch.
 
+use std::fmt;
 use std::net::IpAddr;
+
+/// Where a path's MTU comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MtuSource {
+    /// The device.
+    Device,
+    /// The route, as it was set by hand.
+    Route,
+    /// The kernel's own path MTU discovery.
+    Kernel,
+    /// A router on the way that could not pass a copy on.
+    Router(IpAddr),
+    /// The user.
+    Configured,
+}
+
+impl fmt::Display for MtuSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Device => f.write_str("device"),
+            Self::Route => f.write_str("route"),
+            Self::Kernel => f.write_str("learned by the kernel"),
+            Self::Router(router) => write!(f, "learned from {router}"),
+            Self::Configured => f.write_str("configured"),
+        }
+    }
+}
 
 /// Why copies cannot be sent on a path now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,8 +75,13 @@ pub struct PathState {
     pub next_hop: IpAddr,
     /// Hardware address of the next hop.
     pub next_hop_mac: Option<[u8; 6]>,
-    /// Largest IP packet on this path in bytes: the route's MTU or the device's, whichever is less.
+    /// Largest IP packet on this path in bytes: the least of the device's MTU, the route's, what was learned
+    /// from routers on the way, and what the user set.
     pub mtu: u32,
+    /// Which of them it is.
+    pub mtu_source: MtuSource,
+    /// Times that `mtu` has changed.
+    pub mtu_changes: u64,
     /// The device is up and has a carrier.
     pub up: bool,
     /// Grows by one with every published change, beginning at 1.
@@ -71,6 +104,8 @@ impl PathState {
             next_hop: target,
             next_hop_mac: None,
             mtu: 0,
+            mtu_source: MtuSource::Device,
+            mtu_changes: 0,
             up: false,
             generation: 0,
             problem: Some(PathProblem::NoRoute),
@@ -92,10 +127,18 @@ impl PathState {
             .filter(|problem| *problem != PathProblem::NotEthernet)
     }
 
-    /// The same path, generations aside.
+    /// `mtu`, if it is less, is this path's MTU and comes from `source`.
+    pub fn limit_mtu(&mut self, mtu: u32, source: MtuSource) {
+        if mtu < self.mtu {
+            (self.mtu, self.mtu_source) = (mtu, source);
+        }
+    }
+
+    /// The same path, generations and changes aside.
     pub fn same_as(&self, other: &Self) -> bool {
         let mut other = other.clone();
         other.generation = self.generation;
+        other.mtu_changes = self.mtu_changes;
         *self == other
     }
 }
@@ -121,6 +164,18 @@ mod tests {
         assert_eq!(path.socket_problem(), Some(PathProblem::NoRoute));
         path.problem = Some(PathProblem::NotEthernet);
         assert_eq!(path.socket_problem(), None);
+    }
+
+    #[test]
+    fn the_least_mtu_counts() {
+        let mut path = PathState::without_route("203.0.113.2".parse().unwrap());
+        path.mtu = 1500;
+        path.limit_mtu(1500, MtuSource::Route);
+        assert_eq!(path.mtu_source, MtuSource::Device);
+        path.limit_mtu(1400, MtuSource::Router("198.51.100.9".parse().unwrap()));
+        path.limit_mtu(1450, MtuSource::Configured);
+        assert_eq!(path.mtu, 1400);
+        assert_eq!(path.mtu_source.to_string(), "learned from 198.51.100.9");
     }
 
     #[test]

@@ -165,7 +165,7 @@ mod tests {
             head: (0, 0),
             tail: (0, 1000),
             flow_hash: *hash,
-            more: false,
+            part: crate::packet::Part::Whole,
         };
         (0..).zip(hashes).map(packet).collect()
     }

@@ -21,7 +21,7 @@ pub mod signature;
 #[cfg(test)]
 mod testing;
 
-pub use packets::{PacketList, PacketRef, Packets, DEFAULT_ARENA_BYTES, DEFAULT_PACKETS};
+pub use packets::{PacketList, PacketRef, Packets, Part, DEFAULT_ARENA_BYTES, DEFAULT_PACKETS};
 pub use segment::{cut, wire_packets, CutError};
 
 /// Rule number of a frame that no rule matched and the default action took.

@@ -26,15 +26,38 @@ pub struct PacketRef {
     pub tail: (u32, u32),
     /// The frame's flow hash.
     pub flow_hash: u32,
-    /// The next packet of the list is another piece of the same copy (see [`fit`](super::fit)). Not set in a
-    /// packet that is a whole copy, nor in a copy's last piece.
-    pub more: bool,
+    /// What it is of a copy.
+    pub part: Part,
+}
+
+/// What a packet is of a copy. The pieces of one follow each other in a list.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Part {
+    /// All of it.
+    #[default]
+    Whole,
+    /// A piece (see [`fit`](super::fit)), with others behind it.
+    More,
+    /// The last piece.
+    Last,
 }
 
 impl PacketRef {
     /// Length of the packet in bytes.
     pub fn length(&self) -> usize {
         usize::from(self.head.1) + self.tail.1 as usize
+    }
+
+    /// The packet without its first `bytes` bytes.
+    #[must_use]
+    pub fn without_front(&self, bytes: usize) -> Self {
+        let head = bytes.min(usize::from(self.head.1));
+        let tail = (bytes - head).min(self.tail.1 as usize);
+        Self {
+            head: (self.head.0 + head as u32, self.head.1 - head as u16),
+            tail: (self.tail.0 + tail as u32, self.tail.1 - tail as u32),
+            ..*self
+        }
     }
 
     /// The part of `frame` that follows the head. Empty if `frame` is not the one that was cut.
@@ -288,7 +311,7 @@ impl Packets {
             head: (start as u32, length),
             tail,
             flow_hash,
-            more: false,
+            part: Part::Whole,
         });
         self.arena.get_mut(start..start + head_length)
     }

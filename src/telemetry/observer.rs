@@ -290,6 +290,12 @@ impl TargetObserver {
                 None => format!("by {} from {}", path.device, path.source_ip),
             },
             path_mtu: path.mtu,
+            path_mtu_from: path.mtu_source.to_string(),
+            path_mtu_changes: path.mtu_changes,
+            resegmented: sum(|worker| worker.resegmented.get()),
+            fragmented: sum(|worker| worker.fragmented.get()),
+            truncated: sum(|worker| worker.truncated.get()),
+            pieces: sum(|worker| worker.pieces.get()),
             mean_run_hundredths: (sum(|worker| worker.run_packets.get()) * 100)
                 .checked_div(runs)
                 .unwrap_or(0),

@@ -115,6 +115,18 @@ pub struct TargetStatus {
     pub path: String,
     /// Largest outer packet, bytes from its IP header on.
     pub path_mtu: u32,
+    /// Where that comes from: device, route, configured, or who told.
+    pub path_mtu_from: String,
+    /// Times that it has changed.
+    pub path_mtu_changes: u64,
+    /// Copies that did not fit and were cut into TCP segments.
+    pub resegmented: u64,
+    /// Copies that did not fit and were cut into outer IP fragments.
+    pub fragmented: u64,
+    /// Copies that did not fit and were truncated.
+    pub truncated: u64,
+    /// Segments and fragments that left in place of those copies.
+    pub pieces: u64,
     /// Mean number of equal packets of one source port in a row, times 100.
     pub mean_run_hundredths: u64,
     /// Sending system calls.
@@ -319,10 +331,26 @@ impl fmt::Display for TargetStatus {
             self.in_flight
         )?;
         write_drops(f, &self.dropped)?;
-        match &self.dry_run {
-            Some(dry_run) => write!(f, "{dry_run}"),
-            None => writeln!(f, "  sent      {:>12} bytes", self.sent_bytes),
+        if let Some(dry_run) = &self.dry_run {
+            return write!(f, "{dry_run}");
         }
+        writeln!(f, "  sent      {:>12} bytes", self.sent_bytes)?;
+        if self.resegmented + self.fragmented + self.truncated > 0 {
+            writeln!(
+                f,
+                "  too long  {:>12} resegmented, {} fragmented (into {} pieces), {} truncated",
+                self.resegmented, self.fragmented, self.pieces, self.truncated
+            )?;
+        }
+        let changes = match self.path_mtu_changes {
+            0 => String::new(),
+            changes => format!(", changed {changes} times"),
+        };
+        writeln!(
+            f,
+            "  path MTU  {:>12} bytes ({}{changes})",
+            self.path_mtu, self.path_mtu_from
+        )
     }
 }
 

@@ -205,9 +205,17 @@ impl AutoSender {
             // Where AF_XDP cannot send now (no neighbour yet, a moving route), the kernel's own path may.
             (Some(_), Policy::Runs(..)) => self.socket.send(packets, frames, path, counters),
             (Some(reason), Policy::Always) => {
-                counters.offered.add(packets.len() as u64);
-                counters.dropped.add(reason, packets.len() as u64);
+                counters.offered.add(packets.copies() as u64);
+                counters.dropped.add(reason, packets.copies() as u64);
             }
+        }
+    }
+
+    /// The UDP half, if the socket is UDP's.
+    pub fn udp(&mut self) -> Option<&mut UdpSender> {
+        match &mut self.socket {
+            SocketSender::Udp(sender) => Some(sender),
+            SocketSender::Raw(_) => None,
         }
     }
 
@@ -220,6 +228,7 @@ impl AutoSender {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::packet::Part;
 
     fn packet(flow_hash: u32, length: u32) -> PacketRef {
         PacketRef {
@@ -227,7 +236,7 @@ mod tests {
             head: (0, 0),
             tail: (0, length),
             flow_hash,
-            more: false,
+            part: Part::Whole,
         }
     }
 

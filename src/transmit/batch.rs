@@ -9,6 +9,9 @@
 
 use std::os::fd::{AsRawFd, BorrowedFd};
 
+use super::tally::Extent;
+use crate::packet::Part;
+
 /// Room for a `UDP_SEGMENT` control message: `CMSG_SPACE(sizeof(u16))` on every 64-bit Linux.
 const CONTROL: usize = 24;
 /// Parts of one packet: what was copied together, and the tail in the frame.
@@ -35,6 +38,7 @@ struct Shape {
     /// The last part is of what was copied.
     ends_copied: bool,
     packets: u32,
+    extent: Extent,
     bytes: u64,
     /// `UDP_SEGMENT` size, 0 for none.
     segment: u16,
@@ -122,7 +126,7 @@ impl Batch {
     /// Adds a packet to the last message. `front` is copied, and so is a short `tail`; a longer one must
     /// stay where it is until `send` or `clear`. Both of `front` together are at most [`MOST_COPIED`] less
     /// [`SHORT_TAIL`] bytes long.
-    pub(super) fn packet(&mut self, front: [&[u8]; 2], tail: &[u8]) {
+    pub(super) fn packet(&mut self, part: Part, front: [&[u8]; 2], tail: &[u8]) {
         let is_short = tail.len() <= SHORT_TAIL;
         let (short, lent): (&[u8], &[u8]) = if is_short { (tail, &[]) } else { (&[], tail) };
         let start = self.used;
@@ -157,6 +161,7 @@ impl Batch {
         }
         shape.ends_copied = lent.is_empty() && shape.parts > 0;
         shape.packets += 1;
+        shape.extent.add(part);
         shape.bytes += (copied.len() + lent.len()) as u64;
     }
 
@@ -170,6 +175,13 @@ impl Batch {
     /// Packets of message `index`.
     pub(super) fn packets(&self, index: usize) -> u32 {
         self.shapes.get(index).map_or(0, |shape| shape.packets)
+    }
+
+    /// What message `index` holds of copies.
+    pub(super) fn extent(&self, index: usize) -> Extent {
+        self.shapes
+            .get(index)
+            .map_or_else(Extent::default, |shape| shape.extent)
     }
 
     /// Bytes of message `index`.

@@ -52,7 +52,7 @@ impl Bench {
                     frame,
                     head: (0, 0),
                     tail: (0, size as u32),
-                    more: false,
+                    part: crate::packet::Part::Whole,
                     flow_hash: 0,
                 })
                 .collect(),

@@ -112,7 +112,7 @@ mod tests {
             frame,
             head: (0, 0),
             tail: (0, length),
-            more: false,
+            part: crate::packet::Part::Whole,
             flow_hash: 0,
         };
         let refs = [

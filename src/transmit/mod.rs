@@ -9,8 +9,11 @@ pub mod auto;
 mod batch;
 pub mod capture;
 pub mod discard;
+pub mod fragments;
+mod in_flight;
 pub mod open;
 pub mod raw;
+mod tally;
 pub mod udp;
 pub mod wrap;
 pub mod xsk;
@@ -63,7 +66,12 @@ const MOST_RETRIES: u32 = 8;
 /// Whether to try a refused message again. A pending ICMP error (the kernel of a passive sensor answers port
 /// unreachable) has nothing to do with this message: it costs no copy, however fast they come.
 fn retry(socket: BorrowedFd<'_>, errno: i32, retries: &mut u32) -> bool {
-    if *retries == MOST_RETRIES || matches!(errno, libc::EMSGSIZE | libc::ENOBUFS | libc::EAGAIN) {
+    if *retries == MOST_RETRIES || matches!(errno, libc::ENOBUFS | libc::EAGAIN) {
+        return false;
+    }
+    // An ICMP error about the path MTU is reported once, whatever the size of this message; a message that is
+    // really too long is refused again.
+    if errno == libc::EMSGSIZE && *retries > 0 {
         return false;
     }
     *retries += 1;

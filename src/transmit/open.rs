@@ -85,6 +85,25 @@ pub fn raw_gre(endpoint: &Endpoint) -> io::Result<OwnedFd> {
     Ok(socket)
 }
 
+/// A raw socket that takes whole IP packets, header included, connected to the target. Needs CAP_NET_RAW.
+///
+/// # Errors
+/// What the kernel said, with what was tried.
+pub fn whole_packets(endpoint: &Endpoint) -> io::Result<OwnedFd> {
+    /// `IP_NODEFRAG` of linux/in.h: connection tracking shall not put our fragments together.
+    const IP_NODEFRAG: libc::c_int = 22;
+    let socket = socket(endpoint, libc::SOCK_RAW, libc::IPPROTO_RAW)?;
+    prepare(&socket, endpoint)?;
+    if endpoint.version() == IpVersion::V4 {
+        set(&socket, libc::IPPROTO_IP, IP_NODEFRAG, 1)?;
+    }
+    if let Some(source) = endpoint.source {
+        bind(&socket, source, 0)?;
+    }
+    connect(&socket, endpoint.destination, 0)?;
+    Ok(socket)
+}
+
 fn prepare(socket: &OwnedFd, endpoint: &Endpoint) -> io::Result<()> {
     let Marking { ttl, tos } = endpoint.marking;
     let (ttl, tos) = (libc::c_int::from(ttl), libc::c_int::from(tos));
@@ -271,6 +290,28 @@ fn check(result: libc::c_int) -> io::Result<()> {
         return Err(io::Error::last_os_error());
     }
     Ok(())
+}
+
+/// What the kernel takes for the path MTU of a connected socket, in bytes.
+pub(super) fn path_mtu(socket: BorrowedFd<'_>, version: IpVersion) -> Option<u32> {
+    let (level, name) = match version {
+        IpVersion::V4 => (libc::IPPROTO_IP, libc::IP_MTU),
+        IpVersion::V6 => (libc::IPPROTO_IPV6, libc::IPV6_MTU),
+    };
+    let mut mtu: libc::c_int = 0;
+    let mut length = std::mem::size_of_val(&mtu) as libc::socklen_t;
+    // SAFETY: the option is an int, of the length that is told, that outlives the call.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            level,
+            name,
+            std::ptr::from_mut(&mut mtu).cast(),
+            &mut length,
+        )
+    };
+    check(result).ok()?;
+    u32::try_from(mtu).ok()
 }
 
 /// Takes all pending errors off a socket's error queue; returns how many. The receive buffer bounds

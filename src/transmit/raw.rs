@@ -5,12 +5,12 @@
 use std::os::fd::{AsFd, OwnedFd};
 
 use super::batch::{Batch, Sent};
+use super::tally::Tally;
 use super::wrap::Wrapping;
 use super::{retry, send_reason, socket_reason};
 use crate::mirror::path::PathState;
 use crate::packet::encap::{ip_header, IpVersion, MAX_TUNNEL_HEADER};
-use crate::packet::PacketList;
-use crate::reason::Reason;
+use crate::packet::{PacketList, Part};
 use crate::source::Frames;
 use crate::worker::counters::TargetCounters;
 
@@ -56,12 +56,12 @@ impl RawSender {
         path: &PathState,
         counters: &TargetCounters,
     ) {
-        counters.offered.add(packets.len() as u64);
+        counters.offered.add(packets.copies() as u64);
         if let Some(reason) = socket_reason(path) {
-            counters.dropped.add(reason, packets.len() as u64);
+            counters.dropped.add(reason, packets.copies() as u64);
             return;
         }
-        let limit = (path.mtu as usize).saturating_sub(self.ip_header + self.header_length);
+        let mut tally = Tally::default();
         let tunnel = self.wrapping.tunnel;
         for packet in packets.refs() {
             let frame = frames.bytes(packet.frame);
@@ -73,63 +73,74 @@ impl RawSender {
             let mut wrapped = match wrapped {
                 Ok(wrapped) => wrapped,
                 Err(reason) => {
-                    counters.dropped.add(reason, 1);
+                    // Pieces of one copy are refused all together, for they are of one kind.
+                    counters
+                        .dropped
+                        .add(reason, u64::from(packet.part != Part::More));
                     continue;
                 }
             };
-            let carried = packet.length().saturating_sub(wrapped.skip);
-            if carried > limit {
-                counters.dropped.add(Reason::Oversize, 1);
-                continue;
+            if !self.batch.has_room() {
+                self.flush(&mut tally, counters);
             }
+            let carried = packet.length().saturating_sub(wrapped.skip);
             self.wrapping.number(&mut wrapped.fields);
             let header = &mut self.header[..self.header_length];
             // Less than the path's MTU, which the kernel keeps below 64 KiB for IP.
             tunnel.fill(header, carried as u16, &wrapped.fields);
             let [head, tail] = packets.parts_from(wrapped.skip, packet, frame);
             self.batch.begin();
-            self.batch.packet([header, head], tail);
-            // Many short packets are more bytes to copy than a batch has room for.
-            if !self.batch.has_room() {
-                self.flush(counters);
-            }
+            self.batch.packet(packet.part, [header, head], tail);
         }
-        self.flush(counters);
+        self.flush(&mut tally, counters);
     }
 
-    fn flush(&mut self, counters: &TargetCounters) {
+    fn flush(&mut self, tally: &mut Tally, counters: &TargetCounters) {
         self.batch.finish();
-        self.send_all(counters);
+        send_all(
+            &mut self.batch,
+            &self.socket,
+            self.ip_header,
+            tally,
+            counters,
+        );
         self.batch.clear();
     }
+}
 
-    fn send_all(&mut self, counters: &TargetCounters) {
-        let socket = self.socket.as_fd();
-        let mut at = 0;
-        let mut retries = 0;
-        while at < self.batch.len() {
-            counters.calls.add(1);
-            let errno = match self.batch.send(socket, at) {
-                Sent::Messages(count) if count > 0 => {
-                    for message in at..at + count {
-                        counters.sent_packets.add(1);
-                        counters
-                            .sent_bytes
-                            .add(self.batch.bytes(message) + self.ip_header as u64);
-                    }
-                    at += count;
-                    retries = 0;
-                    continue;
+/// Sends a batch of messages of one packet each; the kernel adds `header` bytes to each.
+pub(super) fn send_all(
+    batch: &mut Batch,
+    socket: &OwnedFd,
+    header: usize,
+    tally: &mut Tally,
+    counters: &TargetCounters,
+) {
+    let socket = socket.as_fd();
+    let mut at = 0;
+    let mut retries = 0;
+    while at < batch.len() {
+        counters.calls.add(1);
+        let errno = match batch.send(socket, at) {
+            Sent::Messages(count) if count > 0 => {
+                for message in at..at + count {
+                    tally.sent(&batch.extent(message), counters);
+                    counters
+                        .sent_bytes
+                        .add(batch.bytes(message) + header as u64);
                 }
-                Sent::Messages(_) => libc::EIO,
-                Sent::Refused(errno) => errno,
-            };
-            if retry(socket, errno, &mut retries) {
+                at += count;
+                retries = 0;
                 continue;
             }
-            retries = 0;
-            counters.dropped.add(send_reason(errno), 1);
-            at += 1;
+            Sent::Messages(_) => libc::EIO,
+            Sent::Refused(errno) => errno,
+        };
+        if retry(socket, errno, &mut retries) {
+            continue;
         }
+        retries = 0;
+        tally.failed(&batch.extent(at), send_reason(errno), counters);
+        at += 1;
     }
 }

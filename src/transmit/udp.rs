@@ -6,11 +6,11 @@
 use std::os::fd::{AsFd, OwnedFd};
 
 use super::batch::{Batch, Sent};
-use super::{retry, send_reason, socket_reason};
+use super::tally::Tally;
+use super::{open, retry, send_reason, socket_reason};
 use crate::mirror::path::PathState;
 use crate::packet::encap::{ip_header, IpVersion, Tunnel, UDP_HEADER};
-use crate::packet::PacketList;
-use crate::reason::Reason;
+use crate::packet::{PacketList, PacketRef};
 use crate::source::Frames;
 use crate::worker::counters::TargetCounters;
 
@@ -40,6 +40,37 @@ pub struct UdpSender {
     /// First packet of each message.
     starts: Vec<u32>,
     batch: Batch,
+    outer: IpVersion,
+    too_long: TooLong,
+}
+
+/// Copies that the kernel found too long for the path, because it has learned of a smaller path MTU just now.
+/// They are neither offered nor dropped: whoever sent them makes them fit and sends them again.
+#[derive(Debug)]
+pub struct TooLong {
+    /// The copies.
+    pub copies: Vec<PacketRef>,
+    /// What the kernel takes for the path MTU, in bytes.
+    pub mtu: u32,
+}
+
+impl TooLong {
+    /// Room for a batch.
+    #[must_use]
+    pub fn new(packets: usize) -> TooLong {
+        TooLong {
+            copies: Vec::with_capacity(packets),
+            mtu: 0,
+        }
+    }
+
+    /// Moves them here, behind those that are here, as far as there is room.
+    pub fn take_from(&mut self, other: &mut TooLong) {
+        if !other.copies.is_empty() {
+            self.mtu = other.mtu;
+            self.copies.append(&mut other.copies);
+        }
+    }
 }
 
 impl UdpSender {
@@ -68,6 +99,8 @@ impl UdpSender {
             next: vec![NONE; packets],
             starts: Vec::with_capacity(packets),
             batch: Batch::new(packets),
+            outer,
+            too_long: TooLong::new(packets),
         })
     }
 
@@ -85,19 +118,20 @@ impl UdpSender {
         path: &PathState,
         counters: &TargetCounters,
     ) {
-        counters.offered.add(packets.len() as u64);
+        counters.offered.add(packets.copies() as u64);
         if let Some(reason) = socket_reason(path) {
-            counters.dropped.add(reason, packets.len() as u64);
+            counters.dropped.add(reason, packets.copies() as u64);
             return;
         }
-        self.group(packets, path, counters);
+        self.group(packets);
         for port in 0..self.sockets.len() {
             let mut at = self.first[port];
             self.first[port] = NONE;
             let mut segment = self.segment;
+            let mut tally = Tally::default();
             while at != NONE {
                 let following = self.fill(at, segment, packets, frames, counters);
-                at = match self.send_port(port, counters) {
+                at = match self.send_port(port, packets.refs(), &mut tally, counters) {
                     Outcome::Done => following,
                     Outcome::Again(packet) => {
                         segment = false;
@@ -110,16 +144,33 @@ impl UdpSender {
         }
     }
 
-    /// Links the packets of each port, in order; those that do not fit the path are dropped here.
-    fn group(&mut self, packets: PacketList<'_>, path: &PathState, counters: &TargetCounters) {
+    /// What the last batch had that was too long.
+    pub fn too_long(&mut self) -> &mut TooLong {
+        &mut self.too_long
+    }
+
+    /// Remembers the copies of message `at`, unless they are pieces: those were cut for a path MTU that has
+    /// become smaller meanwhile once more.
+    fn remember_too_long(&mut self, port: usize, at: usize, refs: &[PacketRef]) -> bool {
+        if self.batch.extent(at).pieces > 0 {
+            return false;
+        }
+        let Some(mtu) = open::path_mtu(self.sockets[port].as_fd(), self.outer) else {
+            return false;
+        };
+        self.too_long.mtu = mtu;
+        let mut packet = self.starts[at];
+        for _ in 0..self.batch.packets(at) {
+            self.too_long.copies.push(refs[packet as usize]);
+            packet = self.next[packet as usize];
+        }
+        true
+    }
+
+    /// Links the packets of each port, in order.
+    fn group(&mut self, packets: PacketList<'_>) {
         let ports = self.sockets.len() as u32;
-        let limit = (path.mtu as usize).saturating_sub(self.ip_udp_headers + HEADER);
-        let mut oversize = 0;
         for (index, packet) in packets.refs().iter().enumerate() {
-            if packet.length() > limit {
-                oversize += 1;
-                continue;
-            }
             let port = (packet.flow_hash % ports) as usize;
             let index = index as u32;
             self.next[index as usize] = NONE;
@@ -129,9 +180,6 @@ impl UdpSender {
                 self.next[self.last[port] as usize] = index;
             }
             self.last[port] = index;
-        }
-        if oversize > 0 {
-            counters.dropped.add(Reason::Oversize, oversize);
         }
     }
 
@@ -155,6 +203,7 @@ impl UdpSender {
                 let packet = &refs[at as usize];
                 let length = packet.length() + self.header.len();
                 self.batch.packet(
+                    packet.part,
                     [&self.header, packets.head_bytes(packet)],
                     packet.tail_bytes(frames.bytes(packet.frame)),
                 );
@@ -186,18 +235,24 @@ impl UdpSender {
         at
     }
 
-    fn send_port(&mut self, port: usize, counters: &TargetCounters) -> Outcome {
-        let socket = self.sockets[port].as_fd();
-        let batch = &mut self.batch;
+    fn send_port(
+        &mut self,
+        port: usize,
+        refs: &[PacketRef],
+        tally: &mut Tally,
+        counters: &TargetCounters,
+    ) -> Outcome {
         let mut at = 0;
         let mut retries = 0;
-        while at < batch.len() {
+        while at < self.batch.len() {
+            let socket = self.sockets[port].as_fd();
+            let batch = &mut self.batch;
             counters.calls.add(1);
             let errno = match batch.send(socket, at) {
                 Sent::Messages(count) if count > 0 => {
                     for message in at..at + count {
                         let sent = u64::from(batch.packets(message));
-                        counters.sent_packets.add(sent);
+                        tally.sent(&batch.extent(message), counters);
                         counters
                             .sent_bytes
                             .add(batch.bytes(message) + sent * self.ip_udp_headers as u64);
@@ -224,9 +279,13 @@ impl UdpSender {
                 }
                 return Outcome::Again(self.starts[at]);
             }
-            counters
-                .dropped
-                .add(send_reason(errno), u64::from(batch.packets(at)));
+            if errno == libc::EMSGSIZE && self.remember_too_long(port, at, refs) {
+                // They are offered again once they fit.
+                let copies = u64::from(self.batch.packets(at));
+                counters.offered.add(copies.wrapping_neg());
+            } else {
+                tally.failed(&self.batch.extent(at), send_reason(errno), counters);
+            }
             at += 1;
         }
         Outcome::Done

@@ -3,19 +3,19 @@
 //! From a tap a packet is written into a frame of the pool; from a span the received frame itself is
 //! sent, its outer header written into the room in front of it. Invisible to tc, hence no loop.
 
-use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crossbeam::queue::ArrayQueue;
 
+use super::in_flight::InFlight;
 use super::path_reason;
 use super::wrap::{Wrapped, Wrapping};
 use crate::mirror::path::PathState;
 use crate::packet::encap::{Marking, OuterAddresses, OuterTemplate, MAX_OUTER};
 use crate::packet::headers::LinkHeader;
-use crate::packet::PacketList;
+use crate::packet::{PacketList, PacketRef, Part};
 use crate::reason::Reason;
 use crate::source::{Capture, Frames};
 use crate::worker::counters::TargetCounters;
@@ -96,10 +96,7 @@ pub struct XskSender {
     outer: Outer,
     template: Option<OuterTemplate>,
     generation: u64,
-    /// Outer IP lengths of the packets in flight, oldest first.
-    lengths: VecDeque<u16>,
-    /// Frames that the device dropped and that will complete like those it sent.
-    owed: u64,
+    in_flight: InFlight,
 }
 
 impl XskSender {
@@ -113,8 +110,7 @@ impl XskSender {
             outer,
             template: None,
             generation: 0,
-            lengths: VecDeque::with_capacity(ring * 2),
-            owed: 0,
+            in_flight: InFlight::new(ring),
         }
     }
 
@@ -163,12 +159,7 @@ impl XskSender {
         // What is still on the old ring will not be sent any more.
         self.bound.port.kick();
         self.reclaim(pool, counters);
-        counters
-            .dropped
-            .add(Reason::NoRoute, self.lengths.len() as u64);
-        self.lengths.clear();
-        self.owed = 0;
-        counters.in_flight.set(0);
+        self.in_flight.abandon(Reason::NoRoute, counters);
         let left = std::mem::replace(&mut self.bound, successor);
         // Full only if the route has moved twice within a round of control: then it closes here.
         drop(self.exchange.left.push(left));
@@ -185,8 +176,8 @@ impl XskSender {
         counters: &TargetCounters,
     ) {
         if let Some(reason) = self.begin(path, pool, counters) {
-            counters.offered.add(packets.len() as u64);
-            counters.dropped.add(reason, packets.len() as u64);
+            counters.offered.add(packets.copies() as u64);
+            counters.dropped.add(reason, packets.copies() as u64);
             return;
         }
         self.send_begun(packets, frames, path, pool, counters);
@@ -201,50 +192,78 @@ impl XskSender {
         pool: &mut Pool,
         counters: &TargetCounters,
     ) {
-        counters.offered.add(packets.len() as u64);
+        self.queue(packets, frames, path, pool, counters);
+        self.finish(pool, counters);
+    }
+
+    /// Longest outer IP packet that fits a frame.
+    #[must_use]
+    pub fn most(&self) -> usize {
+        crate::xsk::FRAME_SIZE as usize - ETHERNET as usize
+    }
+
+    /// The same as `send_begun` without `finish`, which is to follow.
+    pub fn queue(
+        &mut self,
+        packets: PacketList<'_>,
+        frames: &impl Frames,
+        path: &PathState,
+        pool: &mut Pool,
+        counters: &TargetCounters,
+    ) {
+        counters.offered.add(packets.copies() as u64);
+        let mut lost = false;
         for packet in packets.refs() {
-            let bytes = frames.bytes(packet.frame);
-            let wrapped = self.outer.wrapping.wrap(
-                packet.flow_hash,
-                || packets.link_header(packet, bytes),
-                || frames.capture(packet.frame),
-            );
-            let mut wrapped = match wrapped {
-                Ok(wrapped) => wrapped,
-                Err(reason) => {
-                    counters.dropped.add(reason, 1);
-                    continue;
-                }
-            };
-            let carried = packet.length().saturating_sub(wrapped.skip);
-            let Some(headers) = self.headers(carried, path, counters) else {
-                continue;
-            };
-            let Some(frame) = pool.take() else {
-                counters.dropped.add(Reason::TxFull, 1);
-                continue;
-            };
-            if headers + carried > frame.capacity() {
-                counters.dropped.add(Reason::Oversize, 1);
-                pool.put(frame);
+            if lost {
+                // Without the piece before it is of no use.
+                lost = packet.part == Part::More;
                 continue;
             }
-            self.outer.wrapping.number(&mut wrapped.fields);
-            let template = self.template.as_ref();
-            let mut written = 0;
-            let frame = frame.write(|out| {
-                let Some(template) = template else { return 0 };
-                let outer = template.write(out, carried, &wrapped.fields).ok();
-                let inner = outer.and_then(|outer| {
-                    packets.write_from(wrapped.skip, packet, bytes, &mut out[outer..])
+            lost = self
+                .send_one(packets, packet, frames, path, pool)
+                .is_err_and(|reason| {
+                    self.in_flight.lose(reason, counters);
+                    packet.part == Part::More
                 });
-                written = outer.unwrap_or(0) + inner.unwrap_or(0);
-                template.finish_checksum(&mut out[..written]);
-                written
-            });
-            self.push(frame, &wrapped, written, pool, counters);
         }
-        self.finish(pool, counters);
+    }
+
+    /// Writes one packet into a frame and puts that on the ring.
+    fn send_one(
+        &mut self,
+        packets: PacketList<'_>,
+        packet: &PacketRef,
+        frames: &impl Frames,
+        path: &PathState,
+        pool: &mut Pool,
+    ) -> Result<(), Reason> {
+        let bytes = frames.bytes(packet.frame);
+        let mut wrapped = self.outer.wrapping.wrap(
+            packet.flow_hash,
+            || packets.link_header(packet, bytes),
+            || frames.capture(packet.frame),
+        )?;
+        let carried = packet.length().saturating_sub(wrapped.skip);
+        let headers = self.headers(carried, path)?;
+        let frame = pool.take().ok_or(Reason::TxFull)?;
+        if headers + carried > frame.capacity() {
+            pool.put(frame);
+            return Err(Reason::Oversize);
+        }
+        self.outer.wrapping.number(&mut wrapped.fields);
+        let template = self.template.as_ref();
+        let mut written = 0;
+        let frame = frame.write(|out| {
+            let Some(template) = template else { return 0 };
+            let outer = template.write(out, carried, &wrapped.fields).ok();
+            let inner = outer.and_then(|outer| {
+                packets.write_from(wrapped.skip, packet, bytes, &mut out[outer..])
+            });
+            written = outer.unwrap_or(0) + inner.unwrap_or(0);
+            template.finish_checksum(&mut out[..written]);
+            written
+        });
+        self.push(frame, &wrapped, written, packet.part, pool)
     }
 
     /// Sends one received frame in place. `begin` has been called for this batch; `finish` follows it.
@@ -283,9 +302,13 @@ impl XskSender {
             }
         };
         let carried = length.saturating_sub(wrapped.skip);
-        let Some(headers) = self.headers(carried, path, counters) else {
-            pool.put(frame.into_free());
-            return;
+        let headers = match self.headers(carried, path) {
+            Ok(headers) => headers,
+            Err(reason) => {
+                counters.dropped.add(reason, 1);
+                pool.put(frame.into_free());
+                return;
+            }
         };
         // The XDP program made room for the largest outer header; what is missing stands free before it.
         let room = room + wrapped.skip;
@@ -311,37 +334,24 @@ impl XskSender {
             pool.put(frame.into_free());
             return;
         }
-        self.push(
-            frame.into_send(0),
-            &wrapped,
-            headers + carried,
-            pool,
-            counters,
-        );
+        let length = headers + carried;
+        if let Err(reason) = self.push(frame.into_send(0), &wrapped, length, Part::Whole, pool) {
+            counters.dropped.add(reason, 1);
+        }
     }
 
     /// After a batch: the kernel is told, completions come home.
     pub fn finish(&mut self, pool: &mut Pool, counters: &TargetCounters) {
         let kick = self.bound.port.flush_and_kick();
         counters.calls.add(u64::from(kick.calls));
-        self.owed += u64::from(kick.dropped);
+        self.in_flight.owe(u64::from(kick.dropped));
         self.reclaim(pool, counters);
     }
 
-    /// Completed packets are counted as sent, their frames go home.
+    /// Completed packets are counted, their frames go home.
     pub fn reclaim(&mut self, pool: &mut Pool, counters: &TargetCounters) {
         let completed = self.bound.port.reclaim(pool);
-        for _ in 0..completed {
-            let length = self.lengths.pop_front().unwrap_or(0);
-            if self.owed > 0 {
-                self.owed -= 1;
-                counters.dropped.add(Reason::Congested, 1);
-            } else {
-                counters.sent_packets.add(1);
-                counters.sent_bytes.add(u64::from(length));
-            }
-        }
-        counters.in_flight.set(self.lengths.len() as u64);
+        self.in_flight.complete(completed, counters);
     }
 
     /// While idle: what the last kick left on the ring is sent.
@@ -361,21 +371,17 @@ impl XskSender {
             }
             std::thread::sleep(Duration::from_micros(100));
         }
-        counters
-            .dropped
-            .add(Reason::Shutdown, self.lengths.len() as u64);
-        self.lengths.clear();
-        counters.in_flight.set(0);
+        self.in_flight.abandon(Reason::Shutdown, counters);
     }
 
-    /// Length of the outer headers if the packet fits the path; else it is counted.
-    fn headers(&self, length: usize, path: &PathState, counters: &TargetCounters) -> Option<usize> {
-        let template = self.template.as_ref()?;
+    /// Length of the outer headers if the packet fits the path, as `worker::ladder` has made sure unless the
+    /// path has changed meanwhile.
+    fn headers(&self, length: usize, path: &PathState) -> Result<usize, Reason> {
+        let template = self.template.as_ref().ok_or(Reason::NoNeighbour)?;
         if length + template.ip_overhead() > path.mtu as usize {
-            counters.dropped.add(Reason::Oversize, 1);
-            return None;
+            return Err(Reason::Oversize);
         }
-        Some(template.overhead())
+        Ok(template.overhead())
     }
 
     fn push(
@@ -383,19 +389,20 @@ impl XskSender {
         frame: ToSendFrame,
         wrapped: &Wrapped,
         length: usize,
+        part: Part,
         pool: &mut Pool,
-        counters: &TargetCounters,
-    ) {
+    ) -> Result<(), Reason> {
         match self.bound.port.push(frame) {
             Ok(()) => {
                 let length = u64::try_from(length).unwrap_or(0).saturating_sub(ETHERNET);
-                self.lengths
-                    .push_back(u16::try_from(length).unwrap_or(u16::MAX));
+                self.in_flight
+                    .push(u16::try_from(length).unwrap_or(u16::MAX), part);
+                Ok(())
             }
             Err(refused) => {
                 self.outer.wrapping.unnumber(&wrapped.fields);
-                counters.dropped.add(Reason::TxFull, 1);
                 pool.put(refused.into_frame().into_free());
+                Err(Reason::TxFull)
             }
         }
     }

@@ -102,6 +102,14 @@ pub struct TargetCounters {
     pub sent_bytes: Counter,
     /// Packets that did not leave.
     pub dropped: Drops,
+    /// Copies that were cut into TCP segments because they did not fit the path.
+    pub resegmented: Counter,
+    /// Copies that were cut into outer IP fragments.
+    pub fragmented: Counter,
+    /// Copies that were truncated.
+    pub truncated: Counter,
+    /// Segments and fragments of cut copies that left.
+    pub pieces: Counter,
     /// Packets on a transmit ring, not completed yet.
     pub in_flight: Counter,
     /// System calls made to send.

@@ -6,6 +6,7 @@
 
 pub mod breaker;
 pub mod counters;
+pub mod ladder;
 pub mod outputs;
 pub mod span;
 pub mod stop;

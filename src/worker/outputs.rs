@@ -7,9 +7,10 @@ use std::time::Duration;
 use arc_swap::{ArcSwap, Cache};
 
 use super::counters::TargetCounters;
+use super::ladder::Ladder;
 use crate::mirror::path::{PathProblem, PathState};
 use crate::mirror::selection::{self, Selection, TargetSet};
-use crate::packet::{flow, Checksum, Direction, FrameMeta, PacketList, DEFAULT_PACKETS};
+use crate::packet::{flow, Checksum, Direction, FrameMeta, PacketList, PacketRef, DEFAULT_PACKETS};
 use crate::reason::Reason;
 use crate::source::{Capture, Frames};
 use crate::transmit;
@@ -20,6 +21,9 @@ use crate::transmit::raw::RawSender;
 use crate::transmit::udp::UdpSender;
 use crate::transmit::xsk::{Received, XskSender};
 use crate::xsk::{Pool, ReceivedFrame};
+
+/// An IP packet's length field has 16 bits.
+const MAX_IP_PACKET: usize = 65535;
 
 /// Who sends.
 #[derive(Debug)]
@@ -44,6 +48,40 @@ impl Transmitter {
         }
     }
 
+    /// Longest outer IP packet that it takes, in bytes.
+    fn most(&self) -> usize {
+        match self {
+            Transmitter::Xsk(sender) => sender.most(),
+            Transmitter::Auto(_) | Transmitter::Udp(_) | Transmitter::Raw(_) => MAX_IP_PACKET,
+        }
+    }
+
+    fn send(
+        &mut self,
+        packets: PacketList<'_>,
+        frames: &impl Frames,
+        path: &PathState,
+        pool: Option<&mut Pool>,
+        counters: &TargetCounters,
+    ) {
+        match (self, pool) {
+            (Transmitter::Udp(sender), _) => sender.send(packets, frames, path, counters),
+            (Transmitter::Raw(sender), _) => sender.send(packets, frames, path, counters),
+            (Transmitter::Xsk(sender), Some(pool)) => {
+                sender.send(packets, frames, path, pool, counters);
+            }
+            (Transmitter::Auto(sender), Some(pool)) => {
+                sender.send(packets, frames, path, pool, counters);
+            }
+            (Transmitter::Xsk(_) | Transmitter::Auto(_), None) => {
+                // Control never makes an AF_XDP output without a pool; the balance holds all the same.
+                let copies = packets.copies() as u64;
+                counters.offered.add(copies);
+                counters.dropped.add(Reason::TxFull, copies);
+            }
+        }
+    }
+
     /// The AF_XDP transmitter, where there is one.
     fn xsk(&mut self) -> Option<&mut XskSender> {
         match self {
@@ -59,22 +97,25 @@ impl Transmitter {
 pub struct Output {
     selection: Selection,
     transmitter: Transmitter,
+    ladder: Ladder,
     path: Cache<Arc<ArcSwap<PathState>>, Arc<PathState>>,
     counters: Arc<TargetCounters>,
 }
 
 impl Output {
-    /// A target with what it gets and its transmitter; `path` is published by control.
+    /// A target with what it gets, its transmitter and its MTU ladder; `path` is published by control.
     #[must_use]
     pub fn new(
         selection: Selection,
         transmitter: Transmitter,
+        ladder: Ladder,
         path: Arc<ArcSwap<PathState>>,
         counters: Arc<TargetCounters>,
     ) -> Output {
         Output {
             selection,
             transmitter,
+            ladder,
             path: Cache::new(path),
             counters,
         }
@@ -231,35 +272,42 @@ impl Outputs {
         let Output {
             selection,
             transmitter,
+            ladder,
             path,
             counters,
         } = &mut self.list[index];
         let path = path.load();
         let unhealthy = self.set.load().is_unhealthy(index);
         let obstacle = unhealthy.then(|| transmitter.obstacle(path)).flatten();
-        let pool = self.pool.as_mut();
         let chosen = choose(selection, packets, &self.owners, obstacle, frames, counters);
         let Some(packets) = chosen else {
             // Its frames would be missing to others.
-            if let (Some(sender), Some(pool)) = (transmitter.xsk(), pool) {
+            if let (Some(sender), Some(pool)) = (transmitter.xsk(), self.pool.as_mut()) {
                 sender.idle(pool, counters);
             }
             return;
         };
-        match (transmitter, pool) {
-            (Transmitter::Udp(sender), _) => sender.send(packets, frames, path, counters),
-            (Transmitter::Raw(sender), _) => sender.send(packets, frames, path, counters),
-            (Transmitter::Xsk(sender), Some(pool)) => {
-                sender.send(packets, frames, path, pool, counters);
-            }
-            (Transmitter::Auto(sender), Some(pool)) => {
-                sender.send(packets, frames, path, pool, counters);
-            }
-            (Transmitter::Xsk(_) | Transmitter::Auto(_), None) => {
-                // Control never makes an AF_XDP output without a pool; the balance holds all the same.
-                count_unsent(counters, Reason::TxFull, packets.len() as u64);
-            }
-        }
+        let pool = &mut self.pool;
+        let limit = ladder.limit(path, transmitter.most());
+        ladder.send(
+            packets,
+            frames,
+            path,
+            limit,
+            counters,
+            |packets, too_long| {
+                transmitter.send(packets, frames, path, pool.as_mut(), counters);
+                match transmitter {
+                    Transmitter::Udp(sender) => too_long.take_from(sender.too_long()),
+                    Transmitter::Auto(sender) => {
+                        if let Some(udp) = sender.udp() {
+                            too_long.take_from(udp.too_long());
+                        }
+                    }
+                    Transmitter::Xsk(_) | Transmitter::Raw(_) => {}
+                }
+            },
+        );
     }
 
     /// Gives a span's frames to every target: to those that copy first, to the last AF_XDP target in
@@ -288,6 +336,7 @@ impl Outputs {
         let Output {
             selection,
             transmitter: Transmitter::Xsk(sender),
+            ladder,
             path,
             counters,
         } = &mut self.list[index]
@@ -303,11 +352,27 @@ impl Outputs {
         // The list is the frames in order, one packet each; what is chosen is some of them in order.
         let mut chosen = chosen.refs().iter().peekable();
         let (room, capture) = (frames.room, frames.capture(0));
+        let limit = ladder.limit(path, sender.most());
         for (number, frame) in (0..).zip(frames.list.drain(..)) {
             let Some(packet) = chosen.next_if(|packet| packet.frame == number) else {
                 pool.put(frame.into_free());
                 continue;
             };
+            if packet.length() > limit {
+                // Its pieces are written into frames of their own, in the same order on the ring.
+                let lone = [PacketRef {
+                    frame: 0,
+                    ..*packet
+                }];
+                let list = PacketList::new(packets.arena(), &lone);
+                let bytes = frame.bytes().get(room..).unwrap_or(&[]);
+                let one = OneFrame { bytes, capture };
+                ladder.send(list, &one, path, limit, counters, |list, _| {
+                    sender.queue(list, &one, path, pool, counters);
+                });
+                pool.put(frame.into_free());
+                continue;
+            }
             let received = Received {
                 frame,
                 room,
@@ -347,6 +412,31 @@ impl Outputs {
             if let Some(sender) = output.transmitter.xsk() {
                 sender.drain(limit, pool, &output.counters);
             }
+        }
+    }
+}
+
+/// One frame of a batch by itself.
+struct OneFrame<'f> {
+    bytes: &'f [u8],
+    capture: Capture,
+}
+
+impl Frames for OneFrame<'_> {
+    fn bytes(&self, _index: u32) -> &[u8] {
+        self.bytes
+    }
+
+    fn capture(&self, _index: u32) -> Capture {
+        self.capture
+    }
+
+    fn meta(&self, _index: u32) -> FrameMeta {
+        FrameMeta {
+            timestamp_ns: self.capture.timestamp_ns,
+            direction: self.capture.direction,
+            checksum: Checksum::Finished,
+            ..FrameMeta::plain(self.bytes.len() as u32)
         }
     }
 }

@@ -8,6 +8,7 @@ use super::{
 };
 use crate::config::settings::{Breaker, Distribution, HealthCheck, Interface, ZeroCopy};
 use crate::config::values::{human, human_bits};
+use crate::packet::fit::Oversize;
 use crate::packet::link::{synthetic_macs, LinkType};
 
 macro_rules! words {
@@ -148,9 +149,16 @@ impl fmt::Display for TargetPlan {
         writeln!(f, "  path      {}{source} by {path}", self.address)?;
         writeln!(
             f,
-            "  size      path MTU {}: inner frames of up to {} bytes fit",
-            self.path_mtu, self.largest_frame
+            "  size      path MTU {} ({}): inner frames of up to {} bytes fit",
+            self.path_mtu, self.path_mtu_from, self.largest_frame
         )?;
+        let oversize = match self.oversize {
+            Oversize::Resegment => "resegment (TCP cut into segments that fit, others fragmented)",
+            Oversize::Fragment => "fragment (outer IP fragments)",
+            Oversize::Truncate => "truncate (Suricata and Zeek drop truncated packets)",
+            Oversize::Drop => "drop",
+        };
+        writeln!(f, "  oversize  {oversize}")?;
         writeln!(f, "  transmit  {}", self.transmit)?;
         if let Some(jumbo) = &self.jumbo {
             writeln!(

@@ -8,6 +8,7 @@ use crate::config::facts::{
 use crate::config::settings::{
     Config, GsoChoice, Host, LimitChoice, Source, SourceKind, Target, TransmitChoice,
 };
+use crate::packet::fit::Oversize;
 use crate::packet::headers::{LinkHeader, ETHERNET_HEADER};
 use crate::transmit::xsk::LONGEST as XSK_LONGEST;
 
@@ -133,10 +134,7 @@ fn plan_target(
         Transmitter::Udp => Some(udp_send(target, route, here, facts, warnings)?),
         Transmitter::Xsk | Transmitter::Raw => None,
     };
-    let path_mtu = match route.mtu {
-        0 => device.map_or(0, |device| device.mtu),
-        mtu => mtu,
-    };
+    let (path_mtu, path_mtu_from) = path_mtu(target, route, device, warnings);
     let transmit = match too_long(config, facts, path_mtu) {
         Some(bytes) if transmit.value == Transmitter::Xsk => {
             let why = format!(
@@ -167,7 +165,10 @@ fn plan_target(
         transmit,
         gso,
         source_ports: target.source_ports,
+        oversize: target.oversize,
+        mtu: target.mtu,
         path_mtu,
+        path_mtu_from,
         largest_frame: 0,
         distribution: target.distribution,
         health: target.health,
@@ -190,6 +191,36 @@ fn plan_target(
         ));
     }
     Ok(plan)
+}
+
+/// The largest outer packet as far as it is known now, and who says so.
+fn path_mtu(
+    target: &Target,
+    route: &RouteFacts,
+    device: Option<&InterfaceFacts>,
+    warnings: &mut Vec<String>,
+) -> (u32, &'static str) {
+    let device = device.map_or(0, |device| device.mtu);
+    let known = match route.mtu {
+        0 => (device, "device"),
+        mtu if route.mtu_learned => (mtu, "learned by the kernel"),
+        mtu if mtu < device => (mtu, "route"),
+        mtu => (mtu, "device"),
+    };
+    match target.mtu {
+        Some(mtu) if mtu <= known.0 || known.0 == 0 => (mtu, "configured"),
+        Some(mtu) => {
+            warnings.push(format!(
+                "{}: mtu = {mtu} has no effect: {} takes packets of up to {} bytes ({})",
+                target.name(),
+                route.device,
+                known.0,
+                known.1
+            ));
+            known
+        }
+        None => known,
+    }
 }
 
 fn transmitter(
@@ -427,14 +458,29 @@ fn warn_oversize(
         if full > plan.largest_frame {
             warnings.push(format!(
                 "{}: full-size packets of {} make frames of {full} bytes, and the path MTU of {} \
-                 has room for {}: larger ones are dropped as oversize; they need a path MTU of {}",
+                 has room for {}: {}; whole ones need a path MTU of {}",
                 plan.url,
                 source.name(),
                 plan.path_mtu,
                 plan.largest_frame,
+                outcome(plan.oversize),
                 plan.path_mtu.saturating_add(full - plan.largest_frame)
             ));
         }
+    }
+}
+
+/// What becomes of copies that do not fit, in words.
+fn outcome(oversize: Oversize) -> &'static str {
+    match oversize {
+        Oversize::Resegment => {
+            "larger ones are cut, TCP into smaller segments, what is not TCP into outer IP fragments"
+        }
+        Oversize::Fragment => "larger ones are cut into outer IP fragments",
+        Oversize::Truncate => {
+            "larger ones are truncated, and Suricata and Zeek drop truncated packets"
+        }
+        Oversize::Drop => "larger ones are dropped as oversize",
     }
 }
 

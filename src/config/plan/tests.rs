@@ -56,6 +56,7 @@ fn host() -> HostFacts {
                 gateway: None,
                 prefsrc: Some([203, 0, 113, 1].into()),
                 mtu: 1600,
+                mtu_learned: false,
                 neighbour: None,
             }),
             walk: vec![step("eth2", "")],

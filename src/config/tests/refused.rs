@@ -460,10 +460,10 @@ fn targets() {
             "`transmit`",
         ),
         (
-            "mtu = 1400",
+            "mtu = 551",
             "target.mtu",
-            "`mtu` is not built yet in this version",
-            "",
+            "`551` is not a path MTU",
+            "552 to 65535",
         ),
         (
             "transmit = \"tcp\"",
@@ -501,28 +501,16 @@ fn targets() {
         ("ports = 1025", "target.ports", "`1025`", "1 to 1024"),
         ("ports = 0", "target.ports", "`0`", "1 to 1024"),
         (
-            "oversize = \"resegment\"",
-            "target.oversize",
-            "is not built yet",
-            "drop",
-        ),
-        (
-            "oversize = \"fragment\"",
-            "target.oversize",
-            "is not built yet",
-            "drop",
-        ),
-        (
-            "oversize = \"truncate\"",
-            "target.oversize",
-            "is not built yet",
-            "drop",
+            "distribution = \"any\"",
+            "target.distribution",
+            "not possible",
+            "all",
         ),
         (
             "oversize = \"keep\"",
             "target.oversize",
             "not possible",
-            "drop",
+            "resegment, fragment, truncate, drop",
         ),
     ] {
         refused(&target(line), 6, key, wrong, allowed);
@@ -543,9 +531,9 @@ fn targets() {
             "none",
         ),
         (
-            "vxlan://203.0.113.2?vni=7&mtu=1400",
-            "`mtu` is not built yet",
-            "vni",
+            "vxlan://203.0.113.2?vni=7&mtu=70000",
+            "parameter `mtu`: `70000` is not a path MTU",
+            "65535",
         ),
     ] {
         refused(&with_url(url, ""), 5, "target.url", wrong, allowed);

@@ -14,6 +14,7 @@ use crate::config::url::host::unicast;
 use crate::config::url::{self, TargetUrl};
 use crate::config::values::{bit_rate, dscp, interface, packet_rate, small_number, word, Wrong};
 use crate::packet::encap::Tunnel;
+use crate::packet::fit::Oversize;
 
 const TRANSMIT: [(&str, TransmitChoice); 4] = [
     ("auto", TransmitChoice::Auto),
@@ -34,6 +35,14 @@ const HEALTH: [(&str, HealthCheck); 2] = [
 ];
 /// The workers know a target by a number of 8 bits.
 const MOST_TARGETS: usize = 64;
+const OVERSIZE: [(&str, Oversize); 4] = [
+    ("resegment", Oversize::Resegment),
+    ("fragment", Oversize::Fragment),
+    ("truncate", Oversize::Truncate),
+    ("drop", Oversize::Drop),
+];
+/// Less than Linux's smallest path MTU is an error of somebody's; an IP packet has at most 65535 bytes.
+const PATH_MTU: std::ops::RangeInclusive<u32> = 552..=65535;
 /// The loop guard excludes the whole range of outer source ports, so it stays small.
 const MOST_SOURCE_PORTS: u16 = 1024;
 
@@ -128,8 +137,10 @@ impl Check<'_> {
             small_number(text, 1..=255)
         })?;
         let health = self.setting(&url, address, &table.health, "health", health)?;
-        let others = ["resegment", "fragment", "truncate"];
-        self.only_built(&table.oversize, "oversize", "drop", &others)?;
+        let oversize = self.setting(&url, address, &table.oversize, "oversize", |text| {
+            word(text, &OVERSIZE)
+        })?;
+        let mtu = self.setting(&url, address, &written(&table.mtu), "mtu", path_mtu)?;
         self.contradictions(&url, at, transmit.as_ref(), gso.as_ref())?;
         Ok(Target {
             place: self.origin.place(&at.site),
@@ -147,6 +158,8 @@ impl Check<'_> {
             dscp,
             priority,
             ttl,
+            oversize: oversize.unwrap_or_default(),
+            mtu,
         })
     }
 
@@ -180,24 +193,6 @@ impl Check<'_> {
                 return self.fault(site, "target.url", wrong);
             }
             self.fault(site, &path, wrong)
-        })
-    }
-
-    fn only_built(
-        &self,
-        at: &Option<At<String>>,
-        name: &str,
-        built: &str,
-        later: &[&str],
-    ) -> Result<(), ConfigError> {
-        let Some(at) = at else {
-            return Ok(());
-        };
-        self.value(at, &format!("target.{name}"), |text: &str| {
-            if later.contains(&text) {
-                return Err(Wrong::not_built(&format!("`{name} = \"{text}\"`"), built));
-            }
-            word(text, &[(built, ())])
         })
     }
 
@@ -280,6 +275,21 @@ fn health(text: &str) -> Result<HealthCheck, Wrong> {
         return Err(Wrong::not_built(what, "none, neighbour"));
     }
     word(text, &HEALTH)
+}
+
+fn path_mtu(text: &str) -> Result<u32, Wrong> {
+    let plain = text.bytes().all(|b| b.is_ascii_digit());
+    let number = plain.then(|| text.parse::<u32>().ok()).flatten();
+    number.filter(|mtu| PATH_MTU.contains(mtu)).ok_or_else(|| {
+        Wrong::new(
+            format!("`{text}` is not a path MTU"),
+            format!(
+                "bytes of the largest outer IP packet, a number from {} to {}",
+                PATH_MTU.start(),
+                PATH_MTU.end()
+            ),
+        )
+    })
 }
 
 fn limit(text: &str) -> Result<LimitChoice, Wrong> {

@@ -8,6 +8,7 @@ use arc_swap::ArcSwap;
 use super::namespace::{within_a_second, Pair};
 use crate::host::link;
 use crate::host::netlink::Netlink;
+use crate::host::path_mtu::OuterFlow;
 use crate::host::watch::{PathTarget, PathWatch};
 use crate::mirror::path::{PathProblem, PathState};
 
@@ -27,6 +28,12 @@ fn watched(device: Option<&str>) -> Option<(Pair, PathWatch, Published)> {
         destination: TARGET.parse().unwrap(),
         source: None,
         device: device.map(str::to_owned),
+        flow: OuterFlow {
+            protocol: 17,
+            destination_port: 4789,
+            source_ports: 61000..=61063,
+        },
+        mtu: None,
     };
     let watch = pair.in_near(move || PathWatch::start(vec![target]).unwrap());
     let path = watch.path(0).unwrap();

@@ -11,10 +11,11 @@ mod resegment;
 pub use fragment::fragment;
 pub use resegment::resegment;
 
-use super::{PacketList, PacketRef};
+use super::{PacketList, PacketRef, Part};
 
 /// What a target does with a copy that does not fit its path.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Oversize {
     /// Cut TCP into segments that fit; fragment what is not TCP.
     #[default]
@@ -94,7 +95,7 @@ impl Pieces {
             return Err(NotCut::NoRoom);
         }
         self.refs.push(packet);
-        self.copies += usize::from(!packet.more);
+        self.copies += usize::from(packet.part != Part::More);
         Ok(())
     }
 
@@ -127,7 +128,7 @@ impl Pieces {
             head: ((batch.arena().len() + start) as u32, length),
             tail,
             flow_hash: whole.flow_hash,
-            more,
+            part: if more { Part::More } else { Part::Last },
         });
         self.copies += usize::from(!more);
         self.arena

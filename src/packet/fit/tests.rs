@@ -5,7 +5,7 @@ mod fragments;
 mod segments;
 
 use super::super::testing::{Built, IpSpec, Spec, TransportSpec};
-use super::super::{cut, FrameMeta, PacketList, PacketRef, Packets};
+use super::super::{cut, FrameMeta, PacketList, PacketRef, Packets, Part};
 use super::{NotCut, Pieces};
 
 fn v4() -> IpSpec {
@@ -42,7 +42,7 @@ fn batch(frame: &[u8], head: usize) -> (Vec<u8>, PacketRef) {
         head: (3, head as u16),
         tail: (head as u32, (frame.len() - head) as u32),
         flow_hash: 77,
-        more: false,
+        part: Part::Whole,
     };
     ([&[0xaa; 3], &frame[..head]].concat(), packet)
 }
@@ -66,7 +66,12 @@ fn pieces(frame: &[u8], head: usize, limit: usize, step: Step) -> Result<Vec<Vec
         .enumerate()
         .map(|(index, piece)| {
             assert_eq!((piece.frame, piece.flow_hash), (5, 77));
-            assert_eq!(piece.more, index != last);
+            let part = if index == last {
+                Part::Last
+            } else {
+                Part::More
+            };
+            assert_eq!(piece.part, part);
             let bytes = [list.head_bytes(piece), piece.tail_bytes(frame)].concat();
             assert_eq!(bytes.len(), piece.length());
             assert!(bytes.len() <= limit, "{} of {limit}", bytes.len());

@@ -1,4 +1,5 @@
 use super::*;
+use crate::packet::Part;
 
 /// The bytes of a message as the kernel would gather them, and in how many parts.
 fn gather(batch: &Batch, message: usize) -> (Vec<u8>, usize) {
@@ -22,7 +23,7 @@ fn a_run_of_short_packets_is_one_part() {
     batch.begin();
     for number in 0..60 {
         let tail = [number; 50];
-        batch.packet([&[1, 2], &[number, 3]], &tail);
+        batch.packet(Part::Whole, [&[1, 2], &[number, 3]], &tail);
         expected.extend_from_slice(&[1, 2, number, 3]);
         expected.extend_from_slice(&tail);
     }
@@ -35,9 +36,9 @@ fn a_long_tail_is_lent_and_what_surrounds_it_keeps_its_place() {
     let long = [7; SHORT_TAIL + 1];
     let mut batch = Batch::new(8);
     batch.begin();
-    batch.packet([&[1], &[2]], &[3]);
-    batch.packet([&[4], &[]], &long);
-    batch.packet([&[5], &[6]], &[]);
+    batch.packet(Part::Whole, [&[1], &[2]], &[3]);
+    batch.packet(Part::Whole, [&[4], &[]], &long);
+    batch.packet(Part::Whole, [&[5], &[6]], &[]);
     let expected: Vec<u8> = [&[1, 2, 3, 4], long.as_slice(), &[5, 6]].concat();
     // 1 2 3 4 are one part: the second packet's front was copied right behind the first packet.
     assert_eq!(gather(&batch, 0), (expected, 3));
@@ -49,7 +50,7 @@ fn a_message_never_begins_in_the_part_of_another() {
     let mut batch = Batch::new(8);
     for number in 0..3 {
         batch.begin();
-        batch.packet([&[number], &[]], &[number; 9]);
+        batch.packet(Part::Whole, [&[number], &[]], &[number; 9]);
     }
     for number in 0..3 {
         assert_eq!(gather(&batch, usize::from(number)), (vec![number; 10], 1));
@@ -65,7 +66,7 @@ fn room_ends_before_the_longest_packet_would_not_fit_and_clear_gives_it_back() {
         let mut packets = 0;
         batch.begin();
         while batch.last_has_room() {
-            batch.packet([&front, &[]], &tail);
+            batch.packet(Part::Whole, [&front, &[]], &tail);
             packets += 1;
         }
         let packet = [front.as_slice(), &tail].concat();

@@ -170,6 +170,22 @@ fn what_does_not_fit_is_told_in_numbers() {
     for number in ["1514", "1513", "1549", "1550", "tap:eth0"] {
         assert!(warnings[0].contains(number), "{warnings:?}");
     }
+    for (oversize, words) in [
+        ("resegment", "into smaller segments"),
+        ("fragment", "into outer IP fragments"),
+        ("truncate", "Suricata and Zeek drop truncated"),
+        ("drop", "dropped as oversize"),
+    ] {
+        let text = format!("{VXLAN}oversize = \"{oversize}\"\n");
+        let warnings = sizes(&text, &facts).2;
+        assert!(warnings[0].contains(words), "{warnings:?}");
+    }
+    // What the user knows counts where it is less.
+    let configured = sizes(&format!("{VXLAN}mtu = 1400\n"), &facts);
+    assert_eq!((configured.0, configured.1), (1400, 1364));
+    let too_much = sizes(&format!("{VXLAN}mtu = 9000\n"), &facts);
+    assert_eq!(too_much.0, 1549);
+    assert!(too_much.2[0].contains("mtu = 9000 has no effect"));
     // A route without an MTU of its own has the device's.
     facts.targets[0].route.as_mut().unwrap().mtu = 0;
     assert_eq!(sizes(VXLAN, &facts).0, 1600);

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::super::super::testing::any_spec;
-use super::super::super::{PacketList, PacketRef};
+use super::super::super::{PacketList, PacketRef, Part};
 use super::super::{fragment, resegment, truncate, Pieces};
 
 fn any_frame() -> impl Strategy<Value = Vec<u8>> {
@@ -37,7 +37,7 @@ proptest! {
             head: (0, 0),
             tail: (0, frame.len() as u32),
             flow_hash: 1,
-            more: false,
+            part: Part::Whole,
         };
         let any = PacketRef { head, tail, ..consistent };
         for packet in [consistent, any] {
