@@ -3,6 +3,7 @@
 pub mod args;
 pub mod check;
 pub mod doctor;
+pub mod loss;
 pub mod run;
 pub mod status;
 
@@ -20,6 +21,7 @@ pub fn execute(arguments: &Arguments) -> anyhow::Result<()> {
         Command::Check(check) => check::check(check),
         Command::Status(status) => status::status(status),
         Command::Doctor(doctor) => doctor::doctor(doctor),
+        Command::Loss(arguments) => loss::loss(arguments),
     }
 }
 
