@@ -17,6 +17,9 @@ const LARGEST_BUFFER: usize = 64 << 20;
 /// Enough to tell what a file is.
 const HEAD: usize = 64 << 10;
 
+/// The header of a pcap file; that of pcapng is longer.
+const SHORTEST: usize = 24;
+
 /// One frame of a capture.
 #[derive(Clone, Copy, Debug)]
 pub struct Frame<'a> {
@@ -52,6 +55,15 @@ pub enum CaptureError {
     /// It does not begin as a capture does.
     #[error("is not a capture: expected pcap or pcapng, plain or in gzip")]
     NotACapture,
+}
+
+/// Fails once with an error.
+struct Failing(Option<io::Error>);
+
+impl Read for Failing {
+    fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+        self.0.take().map_or(Ok(0), Err)
+    }
 }
 
 /// Keeps the error that the parser only tells of.
@@ -95,11 +107,14 @@ pub fn read(
         ));
         let mut first = Vec::with_capacity(HEAD);
         let outcome = (&mut plain).take(HEAD as u64).read_to_end(&mut first);
-        if first.is_empty() {
-            outcome.map_err(CaptureError::Unreadable)?;
-            return Err(CaptureError::NotACapture);
+        let Err(error) = outcome else {
+            return records(Cursor::new(first).chain(plain), take);
+        };
+        // Cut short already here: what came out of it is read, then the error is met.
+        if first.len() < SHORTEST {
+            return Err(CaptureError::Unreadable(error));
         }
-        return records(Cursor::new(first).chain(plain), take);
+        return records(Cursor::new(first).chain(Failing(Some(error))), take);
     }
     records(Cursor::new(head).chain(source), take)
 }

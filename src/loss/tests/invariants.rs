@@ -108,6 +108,7 @@ fn within(measured: u64, truth: u64, tolerance: f64, what: &str) {
 fn agree_in_sum(options: bool) {
     let mut measured = Counts::default();
     let mut true_sum = Truth::default();
+    let mut needless = 0;
     for seed in 0..u64::from(runs()) {
         let network = random(seed + 1, 400, options);
         let one = truth(&network);
@@ -115,15 +116,20 @@ fn agree_in_sum(options: bool) {
         true_sum.down += one.down;
         true_sum.capture += one.capture;
         true_sum.reordered += one.reordered;
-        let (totals, reports) = run(network.run());
-        measured.merge(&sum(&totals));
+        let (seen, duplicates) = network.run_and_tell();
+        let (totals, reports) = run(seen);
+        let counts = sum(&totals);
+        // A loss beside a late segment makes a sender resend needlessly at times; never more than that.
+        assert!(counts.spurious.packets <= duplicates, "seed {seed}");
+        needless += duplicates;
+        measured.merge(&counts);
         for report in &reports {
             for direction in &report.directions {
                 balance(&direction.counts, direction.length);
             }
         }
     }
-    eprintln!("options {options}: {true_sum:?}");
+    eprintln!("options {options}: {true_sum:?}, needless {needless}");
     eprintln!(
         "measured: up {} down {} capture {} reordered {} spurious {}",
         measured.upstream_loss.packets,
@@ -156,7 +162,6 @@ fn agree_in_sum(options: bool) {
         0.12,
         "reordered",
     );
-    assert_eq!(measured.spurious.packets, 0);
 }
 
 /// I1 and I2.

@@ -102,6 +102,7 @@ struct Run<'a> {
     sender_echo: u32,
     receiver_echo: u32,
     last: u64,
+    duplicates: u64,
 }
 
 fn clock(at: u64) -> u32 {
@@ -111,6 +112,11 @@ fn clock(at: u64) -> u32 {
 impl Network {
     /// What we see of it.
     pub fn run(&self) -> Vec<Seen> {
+        self.run_and_tell().0
+    }
+
+    /// The same, and how many segments reached the receiver that it had already.
+    pub fn run_and_tell(&self) -> (Vec<Seen>, u64) {
         let mut run = Run {
             network: self,
             events: BinaryHeap::new(),
@@ -133,11 +139,12 @@ impl Network {
             sender_echo: 0,
             receiver_echo: 0,
             last: START,
+            duplicates: 0,
         };
         run.open();
         run.transfer();
         run.close();
-        run.seen
+        (run.seen, run.duplicates)
     }
 
     fn sequence(&self, number: u32) -> u32 {
@@ -340,6 +347,7 @@ impl Run<'_> {
     fn arrives(&mut self, now: u64, number: u32, sent: u32) {
         self.last = now;
         let duplicate = number < self.expected || !self.received.insert(number);
+        self.duplicates += u64::from(duplicate);
         let expected = self.expected;
         while self.received.contains(&self.expected) {
             self.expected += 1;
