@@ -213,7 +213,8 @@ fn advance(
 }
 
 /// The first acknowledgment that covers a retransmission tells whether it was needed: not if it answers a
-/// segment sent before it (Eifel, RFC 3522), nor if it came sooner than any answer can.
+/// segment sent before it (Eifel, RFC 3522), nor if it came sooner than any answer can. The echo is that of
+/// the segment at the left edge of the window (RFC 7323 section 4.3): it speaks for no other.
 fn judge_repeats(
     data: &Direction,
     view: &mut View<'_>,
@@ -221,13 +222,14 @@ fn judge_repeats(
     acknowledged: u64,
     now_ns: u64,
 ) {
+    let una = data.una();
     let View { repeats, notes, .. } = view;
     for repeat in repeats.as_mut_slice() {
         if repeat.fate != Fate::Pending || acknowledged < repeat.end {
             continue;
         }
         let unneeded = match segment.timestamps {
-            Some(timestamps) if repeat.has_timestamp => {
+            Some(timestamps) if repeat.has_timestamp && repeat.start <= una => {
                 distance(timestamps.echo, repeat.timestamp) < 0
             }
             Some(_) => false,

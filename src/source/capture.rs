@@ -17,8 +17,8 @@ const LARGEST_BUFFER: usize = 64 << 20;
 /// Enough to tell what a file is.
 const HEAD: usize = 64 << 10;
 
-/// The header of a pcap file; that of pcapng is longer.
-const SHORTEST: usize = 24;
+/// More than the header of a pcap file; that of pcapng is longer.
+const SHORTEST: usize = 25;
 
 /// One frame of a capture.
 #[derive(Clone, Copy, Debug)]
@@ -108,15 +108,15 @@ pub fn read(
         let mut first = Vec::with_capacity(HEAD);
         let outcome = (&mut plain).take(HEAD as u64).read_to_end(&mut first);
         let Err(error) = outcome else {
-            return records(Cursor::new(first).chain(plain), take);
+            return records(first, plain, take);
         };
         // Cut short already here: what came out of it is read, then the error is met.
         if first.len() < SHORTEST {
             return Err(CaptureError::Unreadable(error));
         }
-        return records(Cursor::new(first).chain(Failing(Some(error))), take);
+        return records(first, Failing(Some(error)), take);
     }
-    records(Cursor::new(head).chain(source), take)
+    records(head, source, take)
 }
 
 fn head(source: &mut impl Read) -> io::Result<Vec<u8>> {
@@ -140,13 +140,21 @@ struct State {
     last_ns: u64,
 }
 
+/// Reads records from `head` and what follows it.
 fn records(
-    source: impl Read + Send,
+    mut head: Vec<u8>,
+    rest: impl Read + Send,
     take: &mut impl FnMut(Frame<'_>),
 ) -> Result<Outcome, CaptureError> {
     let error = Arc::new(Mutex::new(None));
+    // The parser reads twice before it gives anything out: neither must meet an error of what follows.
+    let last = if head.len() < SHORTEST {
+        Vec::new()
+    } else {
+        head.split_off(head.len() - 1)
+    };
     let source = Remembering {
-        inner: source,
+        inner: Cursor::new(head).chain(Cursor::new(last)).chain(rest),
         error: Arc::clone(&error),
     };
     let mut reader = create_reader(BUFFER, source).map_err(|_| CaptureError::NotACapture)?;
