@@ -216,7 +216,7 @@ mod tests {
         let mut bytes = vec![0; 20];
         bytes[4..8].copy_from_slice(&7u32.to_be_bytes());
         bytes[8..12].copy_from_slice(&9u32.to_be_bytes());
-        bytes[12] = ((20 + options.len()) / 4 << 4) as u8;
+        bytes[12] = (((20 + options.len()) / 4) << 4) as u8;
         bytes[13] = flags::ACK | flags::PSH;
         bytes.extend_from_slice(options);
         bytes
