@@ -5,6 +5,7 @@ pub mod cli;
 pub mod config;
 pub mod control;
 pub mod host;
+pub mod loss;
 pub mod mirror;
 pub mod packet;
 pub mod reason;

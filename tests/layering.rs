@@ -6,10 +6,12 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-const DATA: [&str; 6] = ["packet", "mirror", "source", "worker", "transmit", "xsk"];
+const DATA: [&str; 7] = [
+    "packet", "mirror", "loss", "source", "worker", "transmit", "xsk",
+];
 const CONTROL: [&str; 6] = ["cli", "config", "host", "control", "telemetry", "bpf"];
 /// Pure: bytes in, decisions and bytes out.
-const PURE: [&str; 2] = ["packet", "mirror"];
+const PURE: [&str; 3] = ["packet", "mirror", "loss"];
 const MACHINERY: [&str; 4] = ["source", "worker", "transmit", "xsk"];
 const MAY_BE_UNSAFE: [&str; 5] = ["xsk", "bpf", "source", "transmit", "host"];
 const MAX_LINES: usize = 600;

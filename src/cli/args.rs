@@ -48,6 +48,11 @@ pub enum Command {
     Probe(ProbeArguments),
     /// Tell what this host can do, what stands in the way, and how to mend it
     Doctor(DoctorArguments),
+    /// Tell from a capture file where TCP packets were lost: before us, behind us, or by the capture
+    ///
+    /// Reads pcap and pcapng, plain or in gzip, and looks into VLAN tags and tunnels. Ends with 0 also
+    /// where the capture is damaged at its end: what could be read is reported, the damage named.
+    Loss(LossArguments),
 }
 
 const EXAMPLES: &str = "\
@@ -314,6 +319,36 @@ pub struct DoctorArguments {
     /// Print JSON
     #[arg(long)]
     pub json: bool,
+}
+
+/// Arguments of `loss`.
+#[derive(Debug, Args)]
+pub struct LossArguments {
+    /// The capture file; `-` reads standard input
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+    /// Show so many flows, the worst first
+    #[arg(long, value_name = "N", default_value_t = 20)]
+    pub flows: usize,
+    /// Follow so many flows at the same time; each takes up to 256 bytes
+    #[arg(long, value_name = "N", default_value_t = 65_536, value_parser = flows_at_once)]
+    pub max_flows: usize,
+    /// How long data may come after its acknowledgment, milliseconds: above the skew between the two
+    /// directions of the mirrored link
+    #[arg(long, value_name = "MS", default_value_t = 50)]
+    pub grace: u32,
+}
+
+fn flows_at_once(text: &str) -> Result<usize, String> {
+    let flows: usize = text.parse().map_err(|_| "not a number".to_owned())?;
+    if (1..1 << 24).contains(&flows) {
+        Ok(flows)
+    } else {
+        Err("1 to 16777215".to_owned())
+    }
 }
 
 impl MirrorArguments {

@@ -3,6 +3,7 @@
 pub mod args;
 pub mod check;
 pub mod doctor;
+pub mod loss;
 pub mod probe;
 pub mod run;
 pub mod status;
@@ -22,6 +23,7 @@ pub fn execute(arguments: &Arguments) -> anyhow::Result<()> {
         Command::Status(status) => status::status(status),
         Command::Probe(probe) => probe::probe(probe),
         Command::Doctor(doctor) => doctor::doctor(doctor),
+        Command::Loss(arguments) => loss::loss(arguments),
     }
 }
 

@@ -2,6 +2,7 @@
 //!
 //! Data plane. A batch lends its bytes until it is released; nothing is copied here. Knows no target.
 
+pub mod capture;
 pub mod mapped;
 pub mod ring;
 pub mod sleep;
