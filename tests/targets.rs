@@ -399,3 +399,63 @@ fn above_the_budget_copies_are_shed_first() {
     assert_eq!(finished.stderr.matches("shedding all copies").count(), 1);
     assert_eq!(finished.stderr.matches("copies go again").count(), 1);
 }
+
+/// What the chain of `watch` counted, by the text of its rule.
+fn counted(namespace: &netns::Namespace, rule: &str) -> u64 {
+    let text = namespace.run("nft", &["list", "table", "inet", "watch"]);
+    let line = text.lines().find(|line| line.contains(rule));
+    let line = line.unwrap_or_else(|| panic!("no {rule:?} in {text}"));
+    let number = line
+        .split("packets ")
+        .nth(1)
+        .and_then(|rest| rest.split(' ').next());
+    number
+        .and_then(|number| number.parse().ok())
+        .expect("a counter")
+}
+
+/// DSCP, TTL and socket priority stand on the copies, whoever sends.
+#[test]
+fn copies_are_marked() {
+    require_root!("nft");
+    let lab = Lab::new(3);
+    let watch = "table inet watch { chain out { type filter hook output priority 0; udp dport 4789 meta priority 0:3 \
+                 counter; }; }";
+    lab.instance.run("nft", &[watch]);
+    let gre = |target, parameters: &str| {
+        format!("gre://{}?key=7{parameters}", targets_lab::address(target))
+    };
+    let urls = [
+        url(0, "&transmit=udp&gso=off&dscp=cs1&ttl=32&priority=3"),
+        gre(1, "&transmit=xsk&dscp=46&ttl=9"),
+        gre(2, "&transmit=raw&dscp=af41"),
+    ];
+    let mirror = start(&lab, &urls);
+    let plan = mirror.stdout();
+    assert!(
+        plan.contains("  marks     DSCP 8, TTL 32, socket priority 3\n"),
+        "{plan}"
+    );
+    let captures = lab.capture();
+    lab.round(20, 0, 64);
+    let status = mirror.assert_balanced();
+    for (capture, (dscp, ttl)) in captures.into_iter().zip([(8, 32), (46, 9), (34, 64)]) {
+        let frames = capture.stop();
+        let outer = frames
+            .iter()
+            .filter(|frame| copies::open(&frame.bytes, 0).is_some());
+        let marks: Vec<_> = outer
+            .map(|frame| (frame.bytes[15], frame.bytes[22]))
+            .collect();
+        assert!(marks.len() >= 40, "{}", marks.len());
+        assert!(
+            marks.iter().all(|mark| *mark == (dscp << 2, ttl)),
+            "{marks:?}"
+        );
+    }
+    assert_eq!(
+        counted(&lab.instance, "meta priority"),
+        status.targets[0].sent_packets
+    );
+    mirror.stop().assert_clean();
+}
