@@ -405,7 +405,7 @@ fn the_plan_prints_and_serialises() {
         "  mode      native (",
         "rules     none: packets are mirrored",
         "target    vxlan://203.0.113.2:4789?vni=7\n",
-        "path MTU 1600: inner frames of up to 1564 bytes fit",
+        "path MTU 1600 (device): inner frames of up to 1564 bytes fit",
         "  transmit  xsk (GRE",
         "  gso       UDP_SEGMENT (",
         "control   /run/xtee/xtee.sock",
