@@ -47,7 +47,7 @@
 	X(load, "the machine was busy: production goes first")            \
 	X(allowance, "the instance exceeded a network allowance")         \
 	X(sampled, "of a flow that `sample` leaves out")                  \
-	X(cutoff, "of a flow that has had its `cutoff` of bytes")               \
+	X(cutoff, "of a flow that has had its `cutoff` of bytes")         \
 	X(writer_full, "the capture's writer was too slow")               \
 	X(write_error, "the capture could not be written")                \
 	X(dry_run, "only counted: the target is a dry run")
