@@ -49,6 +49,12 @@ struct {
 	__type(value, __u32);
 } sockets SEC(".maps");
 
+/* Of all its buffers, where there may be more than one. */
+static __always_inline __u32 frame_length(struct xdp_md *ctx)
+{
+	return multi_buffer ? bpf_xdp_get_buff_len(ctx) : (long)ctx->data_end - (long)ctx->data;
+}
+
 /* Says in front of the frame how much of it is wanted: AF_XDP hands metadata to user space with the frame. */
 static __always_inline bool put_note(struct xdp_md *ctx, __u32 snaplen, __u32 length)
 {
@@ -62,6 +68,41 @@ static __always_inline bool put_note(struct xdp_md *ctx, __u32 snaplen, __u32 le
 	return true;
 }
 
+/*
+ * The frame goes to its queue's socket, or to the kernel as it came. A global function, so that the verifier
+ * proves it once and not behind every path through the match.
+ */
+__attribute__((noinline)) int hand_over(struct xdp_md *ctx, __u32 snaplen)
+{
+	struct xtee_counters *counters = this_cpu_counters();
+	__u32 queue = ctx->rx_queue_index;
+
+	if (!counters)
+		return XDP_PASS;
+	/* Asked before the room is made: a frame that falls back to the kernel must be unchanged. */
+	if (!bpf_map_lookup_elem(&sockets, &queue)) {
+		counters->dropped[XTEE_DROP_no_socket] += 1;
+		return XDP_PASS;
+	}
+	__u32 length = notes ? frame_length(ctx) : 0;
+	/* Before the room: making room moves the note along, while a note cannot be put under room that is made. */
+	if (notes && !put_note(ctx, snaplen, length)) {
+		counters->dropped[XTEE_DROP_headroom] += 1;
+		return XDP_PASS;
+	}
+	if (room && bpf_xdp_adjust_head(ctx, -(int)room)) {
+		if (notes)
+			bpf_xdp_adjust_meta(ctx, sizeof(struct xtee_note));
+		counters->dropped[XTEE_DROP_headroom] += 1;
+		return XDP_PASS;
+	}
+	/* The frame is ours, so it is cut itself: less to copy. Where that fails, the worker cuts all of it. */
+	if (notes && snaplen && length > needed_bytes(snaplen))
+		bpf_xdp_adjust_tail(ctx, -(int)(length - needed_bytes(snaplen)));
+	/* A full socket is counted by the socket (XDP_STATISTICS), where the control plane reads it. */
+	return bpf_redirect_map(&sockets, queue, XDP_DROP);
+}
+
 /* With fragments: a packet may be larger than a page. */
 SEC("xdp.frags")
 int xtee_steer(struct xdp_md *ctx)
@@ -69,7 +110,7 @@ int xtee_steer(struct xdp_md *ctx)
 	struct ethernet_header ethernet;
 	struct packet_facts facts = {};
 	struct verdict verdict = {};
-	__u32 zero = 0, queue = ctx->rx_queue_index;
+	__u32 zero = 0;
 	struct xtee_counters *counters = this_cpu_counters();
 
 	if (!counters)
@@ -96,11 +137,10 @@ int xtee_steer(struct xdp_md *ctx)
 		counters->dropped[XTEE_DROP_sensitive] += 1;
 		return XDP_PASS;
 	}
-	/* Of all its buffers, where there may be more than one. */
-	__u32 length = multi_buffer ? bpf_xdp_get_buff_len(ctx) : (long)ctx->data_end - (long)ctx->data, snaplen = 0;
+	__u32 snaplen = 0;
 	const struct xtee_slice *slice = slice_of(policy, verdict.rule);
 	if (slice) {
-		__u32 reason = left_out(ctx, &ethernet, &facts, slice, length);
+		__u32 reason = left_out(ctx, &ethernet, &facts, slice, frame_length(ctx));
 
 		if (reason < XTEE_DROP_COUNT) {
 			counters->dropped[reason] += 1;
@@ -110,27 +150,7 @@ int xtee_steer(struct xdp_md *ctx)
 		}
 		snaplen = slice->snaplen;
 	}
-	/* Asked before the room is made: a frame that falls back to the kernel must be unchanged. */
-	if (!bpf_map_lookup_elem(&sockets, &queue)) {
-		counters->dropped[XTEE_DROP_no_socket] += 1;
-		return XDP_PASS;
-	}
-	/* Before the room: making room moves the note along, while a note cannot be put under room that is made. */
-	if (notes && !put_note(ctx, snaplen, length)) {
-		counters->dropped[XTEE_DROP_headroom] += 1;
-		return XDP_PASS;
-	}
-	if (room && bpf_xdp_adjust_head(ctx, -(int)room)) {
-		if (notes)
-			bpf_xdp_adjust_meta(ctx, sizeof(struct xtee_note));
-		counters->dropped[XTEE_DROP_headroom] += 1;
-		return XDP_PASS;
-	}
-	/* The frame is ours, so it is cut itself: less to copy. Where that fails, the worker cuts all of it. */
-	if (snaplen && length > needed_bytes(snaplen))
-		bpf_xdp_adjust_tail(ctx, -(int)(length - needed_bytes(snaplen)));
-	/* A full socket is counted by the socket (XDP_STATISTICS), where the control plane reads it. */
-	return bpf_redirect_map(&sockets, queue, XDP_DROP);
+	return hand_over(ctx, snaplen);
 }
 
 char _license[] SEC("license") = "Dual MIT/GPL";

@@ -380,7 +380,8 @@ fn ipv6_extension_headers() {
     check(cases);
 }
 
-/// XDP looks 1024 bytes far, the tap as far as the packet goes.
+/// Both look as far as the packet goes: what does not lie in the first buffer is had by a helper (for XDP
+/// from 5.18 on; before, it looks 1024 bytes far).
 #[test]
 fn headers_far_into_the_packet() {
     require_root!();
@@ -390,7 +391,7 @@ fn headers_far_into_the_packet() {
     tap.rules(&rules, None);
     assert_eq!(tap.run(Direction::In, &frame).rule, Some(Some(0)));
     steer.rules(&rules, None);
-    assert_eq!(counted_rule(&steer.run(&frame).1), Some(Some(1)));
+    assert_eq!(counted_rule(&steer.run(&frame).1), Some(Some(0)));
 }
 
 #[test]
