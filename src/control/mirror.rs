@@ -15,6 +15,7 @@ use super::sinks::{RunningSinks, Sinks};
 use super::span::RunningSpan;
 use super::tap::{RunningTap, Started};
 use super::targets::Targets;
+use super::untracked::Tracking;
 use crate::config::plan::{Capture, Plan, Transmitter};
 use crate::config::settings::Config;
 use crate::host::clock::{monotonic, utc_offset};
@@ -62,6 +63,7 @@ pub struct Mirror {
     observer: Arc<Observer>,
     targets: Targets,
     shedding: Shedding,
+    tracking: Tracking,
     opener: Opener,
     paths: Option<PathWatch>,
     utc: UtcOffset,
@@ -149,6 +151,9 @@ impl Mirror {
         }
         let (running_sinks, sink_observers) = opener.start_sinks()?;
         let observer = observe(plan, &paths, started, sink_observers, &shared, &shedding);
+        // Before the first copy, where conntrack is in use already.
+        let mut tracking = Tracking::new(plan);
+        opener.notes.extend(tracking.tend(monotonic()));
         for (source, observed) in sources.list.iter_mut().zip(&observer.sources) {
             match source {
                 Source::Tap(tap) => tap.attach(),
@@ -162,6 +167,7 @@ impl Mirror {
             observer: Arc::new(observer),
             targets,
             shedding,
+            tracking,
             paths: Some(watch),
             utc,
             sinks: running_sinks,
@@ -194,6 +200,7 @@ impl Mirror {
             self.targets.shed(reason);
             news.push(text);
         }
+        news.extend(self.tracking.tend(now));
         for (source, observed) in self.sources.iter_mut().zip(&self.observer.sources) {
             let told = match source {
                 Source::Tap(tap) => tap.follow(),

@@ -20,3 +20,4 @@ mod span;
 mod tap;
 mod targets;
 mod thread;
+mod untracked;
