@@ -46,7 +46,7 @@ outputs:
       enabled: yes
       filetype: regular
       filename: eve.json
-      types: [ alert: {{}}, stats: {{ totals: yes, threads: no, deltas: no }} ]
+      types: [ alert: {{}}, files: {{ force-hash: [ sha256 ] }}, stats: {{ totals: yes, threads: no, deltas: no }} ]
 logging:
   default-log-level: notice
   outputs: [ console: {{ enabled: yes }} ]
@@ -66,7 +66,10 @@ decoder:
   geneve: {{ enabled: true, ports: [ 6081 ] }}
 app-layer:
   protocols:
-    http: {{ enabled: yes }}
+    http:
+      enabled: yes
+      # Files of any size.
+      libhtp: {{ default-config: {{ request-body-limit: 0, response-body-limit: 0 }} }}
     dns: {{ udp: {{ enabled: yes }}, tcp: {{ enabled: yes }} }}
 stream:
   checksum-validation: yes
@@ -121,6 +124,8 @@ pub struct Report {
     pub alerts: BTreeMap<u64, usize>,
     /// All counters by their full name, such as `decoder.vxlan`.
     pub counters: BTreeMap<String, u64>,
+    /// Files that it took out of streams, by their name: state (`CLOSED`: whole) and SHA-256.
+    pub files: BTreeMap<String, (String, String)>,
 }
 
 impl Sensor {
@@ -199,9 +204,19 @@ impl Report {
             let rule = event["alert"]["signature_id"].as_u64().expect("a rule");
             *alerts.entry(rule).or_default() += 1;
         }
+        let mut files = BTreeMap::new();
+        for event in events
+            .iter()
+            .filter(|event| event["event_type"] == "fileinfo")
+        {
+            let file = &event["fileinfo"];
+            let text = |key: &str| file[key].as_str().unwrap_or_default().to_owned();
+            files.insert(text("filename"), (text("state"), text("sha256")));
+        }
         Report {
             alerts,
             counters: counters(events),
+            files,
         }
     }
 
