@@ -1,6 +1,6 @@
 //! Telling a running program which outer flows are our own copies, by its mapped variables.
 //!
-//! Called by control, before the first copy is sent.
+//! Called by control: before the first copy is sent, and again when a target has another address.
 
 use std::io;
 use std::mem::offset_of;
@@ -101,28 +101,109 @@ impl ControlWords {
     /// # Errors
     /// More flows than fit.
     pub fn set_own_flows(&self, flows: &[OwnFlow]) -> Result<(), Error> {
-        if flows.len() > MAX_OWN_FLOWS {
-            return Err(Error::Map {
-                what: "store our outer flows",
-                source: io::Error::other(format!(
-                    "{} targets, at most {MAX_OWN_FLOWS} fit",
-                    flows.len()
-                )),
-            });
-        }
-        let count = self.mapping.word(offset_of!(Control, own_flow_count));
-        let Some(count) = count else { return Ok(()) };
-        count.store(0, Ordering::SeqCst);
+        fits(flows)?;
+        self.set_count(0);
         for (index, flow) in flows.iter().enumerate() {
-            let base = offset_of!(Control, own_flows) + index * std::mem::size_of::<OwnFlow>();
-            for (number, chunk) in super::policy::bytes_of(flow).chunks_exact(4).enumerate() {
-                let value = u32::from_ne_bytes([chunk[0], chunk[1], chunk[2], chunk[3]]);
-                if let Some(word) = self.mapping.word(base + number * 4) {
-                    word.store(value, Ordering::Relaxed);
-                }
-            }
+            self.set_flow(index, flow);
         }
-        count.store(u32::try_from(flows.len()).unwrap_or(0), Ordering::SeqCst);
+        self.set_count(flows.len());
         Ok(())
     }
+
+    /// Replaces the list while the programs run: flows that are in both lists are known at every moment. New
+    /// ones are written behind the others before the programs are told of them. Where there is no room for both,
+    /// those that are not needed any more go first. One thread at a time.
+    ///
+    /// # Errors
+    /// More flows than fit.
+    pub fn change_own_flows(&self, flows: &[OwnFlow]) -> Result<(), Error> {
+        fits(flows)?;
+        let mut here = self.own_flows();
+        let new: Vec<OwnFlow> = flows
+            .iter()
+            .filter(|flow| !has(&here, flow))
+            .copied()
+            .collect();
+        if here.len() + new.len() > MAX_OWN_FLOWS {
+            self.remove_others(&mut here, flows);
+        }
+        for flow in new {
+            self.set_flow(here.len(), &flow);
+            here.push(flow);
+            self.set_count(here.len());
+        }
+        self.remove_others(&mut here, flows);
+        Ok(())
+    }
+
+    /// Removes what is not in `wanted`: the last entry takes the place, and is known by the old one until then.
+    fn remove_others(&self, here: &mut Vec<OwnFlow>, wanted: &[OwnFlow]) {
+        let mut index = 0;
+        while index < here.len() {
+            if has(wanted, &here[index]) {
+                index += 1;
+                continue;
+            }
+            here.swap_remove(index);
+            if let Some(moved) = here.get(index) {
+                self.set_flow(index, moved);
+            }
+            self.set_count(here.len());
+        }
+    }
+
+    /// The list as it is.
+    fn own_flows(&self) -> Vec<OwnFlow> {
+        let count = self.mapping.word(offset_of!(Control, own_flow_count));
+        let count = count.map_or(0, |count| count.load(Ordering::SeqCst)) as usize;
+        let flow = |index: usize| {
+            let words = 0..std::mem::size_of::<OwnFlow>() / 4;
+            let bytes: Vec<u8> = words
+                .filter_map(|word| self.mapping.word(place(index) + word * 4))
+                .flat_map(|word| word.load(Ordering::Relaxed).to_ne_bytes())
+                .collect();
+            super::policy::from_bytes(&bytes)
+        };
+        (0..count.min(MAX_OWN_FLOWS)).filter_map(flow).collect()
+    }
+
+    fn set_flow(&self, index: usize, flow: &OwnFlow) {
+        for (number, chunk) in super::policy::bytes_of(flow).chunks_exact(4).enumerate() {
+            let value = u32::from_ne_bytes([chunk[0], chunk[1], chunk[2], chunk[3]]);
+            if let Some(word) = self.mapping.word(place(index) + number * 4) {
+                word.store(value, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// Tells the programs how many entries count; what was written before is seen by then.
+    fn set_count(&self, count: usize) {
+        if let Some(word) = self.mapping.word(offset_of!(Control, own_flow_count)) {
+            word.store(u32::try_from(count).unwrap_or(0), Ordering::SeqCst);
+        }
+    }
+}
+
+fn has(list: &[OwnFlow], flow: &OwnFlow) -> bool {
+    let bytes = super::policy::bytes_of(flow);
+    list.iter()
+        .any(|other| super::policy::bytes_of(other) == bytes)
+}
+
+/// Where an entry stands among the variables.
+fn place(index: usize) -> usize {
+    offset_of!(Control, own_flows) + index * std::mem::size_of::<OwnFlow>()
+}
+
+fn fits(flows: &[OwnFlow]) -> Result<(), Error> {
+    if flows.len() <= MAX_OWN_FLOWS {
+        return Ok(());
+    }
+    Err(Error::Map {
+        what: "store our outer flows",
+        source: io::Error::other(format!(
+            "{} targets, at most {MAX_OWN_FLOWS} fit",
+            flows.len()
+        )),
+    })
 }

@@ -183,6 +183,14 @@ impl Tap {
         self.words.set_own_flows(flows)
     }
 
+    /// The same while the programs run; see [`ControlWords::change_own_flows`].
+    ///
+    /// # Errors
+    /// More flows than fit.
+    pub fn change_own_flows(&self, flows: &[OwnFlow]) -> Result<(), Error> {
+        self.words.change_own_flows(flows)
+    }
+
     /// The programs for devices whose packets begin with this.
     ///
     /// # Errors

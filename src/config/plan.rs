@@ -169,10 +169,16 @@ pub struct TargetPlan {
     pub url: String,
     /// The tunnel.
     pub encapsulation: Tunnel,
+    /// The name of the host, where the URL has one: it is resolved again while the mirror runs.
+    #[serde(skip)]
+    pub name: Option<String>,
     /// The address of the host.
     pub address: IpAddr,
     /// The outer source address that was asked for, else the route's, if it has one.
     pub source: Option<IpAddr>,
+    /// It was asked for.
+    #[serde(skip)]
+    pub source_is_asked: bool,
     /// The device that the copies leave by.
     pub device: String,
     /// Its number.

@@ -3,13 +3,16 @@
 //! Starts whole or not at all: whatever fails, everything that was started ends, and nothing stays
 //! attached. Ends by detaching first and draining then, so that the balance closes.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use arc_swap::ArcSwap;
 
-use super::outputs::{exclusions, outer_flow, signatures, Opener};
+use super::guard::Guard;
+use super::names::Names;
+use super::outputs::{outer_flow, Opener};
 use super::shedding::{Probes, Shedding};
 use super::sinks::{RunningSinks, Sinks};
 use super::span::RunningSpan;
@@ -20,16 +23,16 @@ use crate::config::plan::{Capture, Plan, Transmitter};
 use crate::config::settings::Config;
 use crate::host::clock::{monotonic, utc_offset};
 use crate::host::limits::raise_open_files;
+use crate::host::route::{source_towards, unspecified};
 use crate::host::watch::{PathTarget, PathWatch};
 use crate::mirror::path::PathState;
 use crate::mirror::selection::TargetSet;
 use crate::mirror::tables::{compile_with_default, Tables};
-use crate::packet::signature::OwnFlow;
 use crate::telemetry::observer::{Observer, TargetObserver};
 use crate::telemetry::sinks::SinkObserver;
 use crate::telemetry::status::Status;
 use crate::transmit::wrap::UtcOffset;
-use crate::worker::breaker::Breaker;
+use crate::worker::breaker::{Breaker, Signatures};
 use crate::worker::stop::Stop;
 
 /// What all sources of a mirror share.
@@ -42,7 +45,7 @@ pub struct Shared<'t> {
     /// The breaker.
     pub breaker: Breaker,
     /// Our outer flows.
-    pub signatures: Arc<[OwnFlow]>,
+    pub signatures: Signatures,
     /// Which targets get what.
     pub targets: Arc<ArcSwap<TargetSet>>,
     /// Ends the workers.
@@ -65,6 +68,8 @@ pub struct Mirror {
     shedding: Shedding,
     tracking: Tracking,
     opener: Opener,
+    guard: Guard,
+    names: Option<Names>,
     paths: Option<PathWatch>,
     utc: UtcOffset,
     sinks: RunningSinks,
@@ -90,6 +95,7 @@ impl Mirror {
                 .map(|target| PathTarget {
                     destination: target.address,
                     source: target.source,
+                    source_is_routes: !target.source_is_asked,
                     device: target.bind_device.then(|| target.device.clone()),
                     flow: outer_flow(target),
                     mtu: target.mtu,
@@ -106,12 +112,14 @@ impl Mirror {
             .map(|index| watch.path(index).context("a target without a path"))
             .collect::<anyhow::Result<Vec<_>>>()?;
         let targets = Targets::new(plan, &paths);
+        let guard = Guard::new(&plan.targets, &paths);
+        let names = Names::start(plan, &paths)?;
         let shedding = Shedding::new(plan, &paths, Probes::of_host());
         let shared = Shared {
             tables: &tables,
             rules: config.rules.len(),
             breaker: Breaker::default(),
-            signatures: signatures(plan, &paths).into(),
+            signatures: guard.signatures(),
             targets: targets.published(),
             stop: Stop::default(),
         };
@@ -135,7 +143,7 @@ impl Mirror {
             let began = match &source.capture {
                 Capture::Tap { .. } => {
                     let (tap, began) =
-                        RunningTap::start(source, &shared, &mut opener, &exclusions(plan))
+                        RunningTap::start(source, &shared, &mut opener, &guard.exclusions())
                             .with_context(|| source.name.clone())?;
                     sources.list.push(Source::Tap(Box::new(tap)));
                     began
@@ -176,6 +184,8 @@ impl Mirror {
                 .chain(deaf)
                 .collect(),
             opener,
+            guard,
+            names,
             times_opened: 0,
             told_refused: false,
             told_mtu: Vec::new(),
@@ -210,6 +220,7 @@ impl Mirror {
             news.extend(told.into_iter().map(|new| format!("{name}: {new}")));
         }
         news.append(&mut self.opener.notes);
+        news.extend(self.follow_addresses());
         let transmitters = u32::try_from(self.opener.successors.len())?;
         for successor in &mut self.opener.successors {
             news.extend(successor.follow(transmitters));
@@ -260,6 +271,55 @@ impl Mirror {
                 .iter()
                 .all(|sink| sink.capture.is_some());
         captures_only && self.sinks.readers_gone()
+    }
+
+    /// Targets that have another address, and what has to follow: first whoever knows our copies by it, then the
+    /// path, and the sockets once there is one.
+    fn follow_addresses(&mut self) -> Vec<String> {
+        let found = self.names.as_mut().map(Names::tend).unwrap_or_default();
+        let mut news = found.news;
+        for (target, address) in &found.moves {
+            self.guard.expect(*target, self.way_to(*target, *address));
+        }
+        if !found.moves.is_empty() {
+            news.extend(self.tell_programs());
+        }
+        if let Some(watch) = &self.paths {
+            for (target, address) in found.moves {
+                watch.move_to(target, address);
+            }
+        }
+        let opener = &self.opener;
+        if self
+            .guard
+            .tend(&opener.paths, |target, way| opener.all_go_to(target, way))
+        {
+            news.extend(self.tell_programs());
+        }
+        news.extend(self.opener.follow_addresses());
+        news
+    }
+
+    /// Source and destination of a target's copies once it has this address.
+    fn way_to(&self, target: usize, address: IpAddr) -> (IpAddr, IpAddr) {
+        let Some(plan) = self.opener.targets.get(target) else {
+            return (address, address);
+        };
+        let asked = plan.source.filter(|_| plan.source_is_asked);
+        let device = plan.bind_device.then_some(plan.device.as_str());
+        let source = asked.or_else(|| source_towards(address, device));
+        (source.unwrap_or_else(|| unspecified(address)), address)
+    }
+
+    fn tell_programs(&self) -> Option<String> {
+        let flows = self.guard.exclusions();
+        self.sources.iter().find_map(|source| match source {
+            Source::Tap(tap) => tap
+                .change_own_flows(&flows)
+                .err()
+                .map(|error| format!("the loop guard does not follow: {error:#}")),
+            Source::Span(_) => None,
+        })
     }
 
     /// Path MTUs that have changed since the last look.

@@ -3,6 +3,7 @@
 //! What the plan only preferred falls back, once and with the reason; what the user demanded fails.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::sync::atomic::AtomicU32;
 use std::sync::Arc;
@@ -13,7 +14,7 @@ use arc_swap::ArcSwap;
 use super::explain::explain;
 use super::paths::Successor;
 use super::sinks::{RunningSinks, Sinks};
-use crate::bpf::own_flows::own_flows;
+use super::sockets::{Kind, Sockets};
 use crate::config::plan::{Plan, TargetPlan, Transmitter as Planned, UdpSend};
 use crate::config::settings::{Distribution, TransmitChoice};
 use crate::host::clock::monotonic;
@@ -25,12 +26,10 @@ use crate::mirror::tables::Tables;
 use crate::packet::encap::{Tunnel, FIRST_SOURCE_PORT};
 use crate::packet::fit::Oversize;
 use crate::packet::headers::ETHERNET_HEADER;
-use crate::packet::signature::OwnFlow;
 use crate::packet::DEFAULT_PACKETS;
 use crate::telemetry::sinks::SinkObserver;
 use crate::transmit::auto::{AutoSender, SocketSender};
 use crate::transmit::fragments::{FragmentOuter, FragmentSender, Identification};
-use crate::transmit::open::{self, Endpoint};
 use crate::transmit::raw::RawSender;
 use crate::transmit::udp::UdpSender;
 use crate::transmit::wrap::{Sequence, UtcOffset, Wrapping};
@@ -72,6 +71,7 @@ pub struct Opener {
     pub successors: Vec<Successor>,
     /// Targets that copies do not travel to, until all workers are made.
     sinks: Option<Sinks>,
+    sockets: Sockets,
 }
 
 /// The transmit half of a queue that a worker receives from.
@@ -128,6 +128,7 @@ impl Opener {
             notes: Vec::new(),
             successors: Vec::new(),
             sinks: Some(sinks),
+            sockets: Sockets::default(),
         }
     }
 
@@ -244,8 +245,8 @@ impl Opener {
         let target = &targets[index];
         match target.transmit.value {
             Planned::Udp if tap && self.suits_itself(index) => self.open_auto(index, umem),
-            Planned::Udp => open_udp(target),
-            Planned::Raw => open_raw(target, self.wrapping(index)),
+            Planned::Udp => self.open_udp(index),
+            Planned::Raw => self.open_raw(index),
             Planned::Xsk => {
                 let refusal = match self.open_xsk(index, umem, own_port) {
                     Ok((sender, words)) if tap => return self.with_socket(index, sender, words),
@@ -258,8 +259,8 @@ impl Opener {
                     return Err(refusal);
                 }
                 let (transmitter, words) = match target.encapsulation.udp_port() {
-                    Some(_) => open_udp(target)?,
-                    None => open_raw(target, self.wrapping(index))?,
+                    Some(_) => self.open_udp(index)?,
+                    None => self.open_raw(index)?,
                 };
                 let targets = self.targets.clone();
                 let target = &targets[index];
@@ -280,7 +281,7 @@ impl Opener {
         let socket = match oversize {
             Oversize::Truncate | Oversize::Drop => None,
             Oversize::Resegment | Oversize::Fragment => {
-                match open::whole_packets(&endpoint(target)) {
+                match self.sockets.open_one(index, target, Kind::WholePackets) {
                     Ok(socket) => Some(socket),
                     Err(error) if oversize == Oversize::Fragment => {
                         return Err(error).context(format!(
@@ -314,9 +315,7 @@ impl Opener {
         let fragments = socket.map(|socket| {
             let target = &self.targets[index];
             let outer = FragmentOuter {
-                destination: target.address,
-                source: target.source,
-                marking: endpoint(target).marking,
+                marking: target.marking(),
                 identification: self.identifications[index].clone(),
                 wrapping: self.wrapping(index),
             };
@@ -349,8 +348,8 @@ impl Opener {
         let target = &targets[index];
         let socket = match target.jumbo {
             None => return Ok((Transmitter::Xsk(Box::new(xsk)), words)),
-            Some(Planned::Udp) => SocketSender::Udp(open_udp_sender(target)?.0),
-            Some(_) => SocketSender::Raw(open_raw_sender(target, self.wrapping(index))?),
+            Some(Planned::Udp) => SocketSender::Udp(self.open_udp_sender(index)?.0),
+            Some(_) => SocketSender::Raw(self.open_raw_sender(index)?),
         };
         let sender = AutoSender::by_size(socket, xsk);
         Ok((Transmitter::Auto(Box::new(sender)), words))
@@ -361,7 +360,7 @@ impl Opener {
         index: usize,
         umem: Option<&Umem>,
     ) -> anyhow::Result<(Transmitter, String)> {
-        let (udp, words) = open_udp_sender(&self.targets[index])?;
+        let (udp, words) = self.open_udp_sender(index)?;
         match self.open_xsk(index, umem, &mut None) {
             Ok((xsk, _)) => {
                 let sender = AutoSender::by_runs(udp, xsk, self.targets[index].source_ports);
@@ -405,8 +404,6 @@ impl Opener {
         let exchange = Exchange::new();
         let outer = Outer {
             wrapping: self.wrapping(index),
-            destination: target.address,
-            source: target.source,
             marking: target.marking(),
         };
         self.successors.push(Successor::new(
@@ -423,6 +420,80 @@ impl Opener {
         let sender = XskSender::new(bound, exchange, outer, TX_RING as usize);
         Ok((sender, words))
     }
+
+    fn open_udp(&mut self, index: usize) -> anyhow::Result<(Transmitter, String)> {
+        let (sender, words) = self.open_udp_sender(index)?;
+        Ok((Transmitter::Udp(Box::new(sender)), words))
+    }
+
+    fn open_udp_sender(&mut self, index: usize) -> anyhow::Result<(UdpSender, String)> {
+        let target = &self.targets[index];
+        let sockets = self
+            .sockets
+            .open(index, target, Kind::Udp)
+            .context("cannot open the UDP sockets")?;
+        let send = target
+            .gso
+            .as_ref()
+            .map_or(UdpSend::Sendmmsg, |gso| gso.value);
+        let sender = UdpSender::new(
+            sockets,
+            target.encapsulation,
+            target.outer(),
+            send == UdpSend::Segment,
+            DEFAULT_PACKETS,
+        )
+        .context("the tunnel is not carried by UDP")?;
+        Ok((sender, format!("udp, {send}")))
+    }
+
+    fn open_raw(&mut self, index: usize) -> anyhow::Result<(Transmitter, String)> {
+        let sender = self.open_raw_sender(index)?;
+        Ok((Transmitter::Raw(Box::new(sender)), "raw".to_owned()))
+    }
+
+    fn open_raw_sender(&mut self, index: usize) -> anyhow::Result<RawSender> {
+        let wrapping = self.wrapping(index);
+        let target = &self.targets[index];
+        let socket = self
+            .sockets
+            .open_one(index, target, Kind::Gre)
+            .context("cannot open the raw socket (it needs CAP_NET_RAW)")?;
+        RawSender::new(socket, wrapping, target.outer(), DEFAULT_PACKETS)
+            .context("a raw socket sends what GRE carries")
+    }
+
+    /// Brings the sockets, and the plan for those that are opened later, to where the paths lead now. Returns
+    /// what is in the way.
+    pub fn follow_addresses(&mut self) -> Vec<String> {
+        let has_moved = |(target, path): (&TargetPlan, &Arc<ArcSwap<PathState>>)| {
+            let path = path.load();
+            path.ifindex != 0
+                && (target.address != path.destination || target.source != known(path.source_ip))
+        };
+        if self.targets.iter().zip(&self.paths).any(has_moved) {
+            let mut targets = self.targets.to_vec();
+            for (target, path) in targets.iter_mut().zip(&self.paths) {
+                let path = path.load();
+                if path.ifindex != 0 {
+                    target.address = path.destination;
+                    target.source = known(path.source_ip);
+                }
+            }
+            self.targets = targets.into();
+        }
+        self.sockets.follow(&self.targets, &self.paths)
+    }
+
+    /// Whether no socket sends to another address of a target than this.
+    pub fn all_go_to(&self, target: usize, destination: IpAddr) -> bool {
+        self.sockets.all_go_to(target, destination)
+    }
+}
+
+/// An address, unless it stands for none.
+fn known(address: IpAddr) -> Option<IpAddr> {
+    Some(address).filter(|address| !address.is_unspecified())
 }
 
 /// What each target gets. Limits begin now.
@@ -468,52 +539,6 @@ pub(super) fn open_port(umem: &Umem, device: &str, queue: u32) -> Result<TxPort,
     TxPort::open(umem, &config)
 }
 
-fn endpoint(target: &TargetPlan) -> Endpoint {
-    Endpoint {
-        source: target.source,
-        destination: target.address,
-        port: target.encapsulation.udp_port().unwrap_or(0),
-        device: target.bind_device.then(|| target.device.clone()),
-        marking: target.marking(),
-        priority: target.priority,
-    }
-}
-
-fn open_udp(target: &TargetPlan) -> anyhow::Result<(Transmitter, String)> {
-    let (sender, words) = open_udp_sender(target)?;
-    Ok((Transmitter::Udp(Box::new(sender)), words))
-}
-
-fn open_udp_sender(target: &TargetPlan) -> anyhow::Result<(UdpSender, String)> {
-    let sockets = open::udp(&endpoint(target), FIRST_SOURCE_PORT, target.source_ports)
-        .context("cannot open the UDP sockets")?;
-    let send = target
-        .gso
-        .as_ref()
-        .map_or(UdpSend::Sendmmsg, |gso| gso.value);
-    let sender = UdpSender::new(
-        sockets,
-        target.encapsulation,
-        target.outer(),
-        send == UdpSend::Segment,
-        DEFAULT_PACKETS,
-    )
-    .context("the tunnel is not carried by UDP")?;
-    Ok((sender, format!("udp, {send}")))
-}
-
-fn open_raw(target: &TargetPlan, wrapping: Wrapping) -> anyhow::Result<(Transmitter, String)> {
-    let sender = open_raw_sender(target, wrapping)?;
-    Ok((Transmitter::Raw(Box::new(sender)), "raw".to_owned()))
-}
-
-fn open_raw_sender(target: &TargetPlan, wrapping: Wrapping) -> anyhow::Result<RawSender> {
-    let socket = open::raw_gre(&endpoint(target))
-        .context("cannot open the raw socket (it needs CAP_NET_RAW)")?;
-    RawSender::new(socket, wrapping, target.outer(), DEFAULT_PACKETS)
-        .context("a raw socket sends what GRE carries")
-}
-
 /// How the outer packets of a target look.
 pub(super) fn outer_flow(target: &TargetPlan) -> OuterFlow {
     let (protocol, destination_port) = match target.encapsulation.udp_port() {
@@ -527,22 +552,7 @@ pub(super) fn outer_flow(target: &TargetPlan) -> OuterFlow {
     }
 }
 
-/// Our outer flows as the workers look for them.
-pub(super) fn signatures(plan: &Plan, paths: &[Arc<ArcSwap<PathState>>]) -> Vec<OwnFlow> {
-    let flow = |(target, path): (&TargetPlan, &Arc<ArcSwap<PathState>>)| {
-        let source = target.source.unwrap_or(path.load().source_ip);
-        OwnFlow::new(source, target.address, target.encapsulation, ports(target))
-    };
-    plan.targets.iter().zip(paths).filter_map(flow).collect()
-}
-
-/// Our outer flows as the kernel program excludes them.
-pub(super) fn exclusions(plan: &Plan) -> Vec<crate::bpf::skel::OwnFlow> {
-    let flows =
-        |target: &TargetPlan| own_flows(target.address, &target.encapsulation, ports(target));
-    plan.targets.iter().flat_map(flows).collect()
-}
-
-fn ports(target: &TargetPlan) -> RangeInclusive<u16> {
+/// The outer UDP source ports of a target.
+pub(super) fn ports(target: &TargetPlan) -> RangeInclusive<u16> {
     FIRST_SOURCE_PORT..=FIRST_SOURCE_PORT + (target.source_ports - 1)
 }

@@ -146,6 +146,7 @@ fn send(config: &Config, wish: &Wish, report: &mut Report) -> anyhow::Result<()>
     let watch = PathWatch::start(vec![PathTarget {
         destination: target.address,
         source: target.source,
+        source_is_routes: !target.source_is_asked,
         device: target.bind_device.then(|| target.device.clone()),
         flow: outer_flow(target),
         mtu: target.mtu,

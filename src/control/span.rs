@@ -25,9 +25,8 @@ use crate::host::clock::monotonic;
 use crate::host::link::Link;
 use crate::host::namespace::number;
 use crate::mirror::selection::TargetSet;
-use crate::packet::signature::OwnFlow;
 use crate::telemetry::observer::{SourceNow, SourceObserver, SourceState, SpanSockets};
-use crate::worker::breaker::{Breaker, Watch};
+use crate::worker::breaker::{Breaker, Signatures, Watch};
 use crate::worker::counters::{SourceCounters, TargetCounters};
 use crate::worker::outputs::{Outputs, SinkOutput};
 use crate::worker::span::{HandingOver, Inbox, SpanWorker};
@@ -64,7 +63,7 @@ pub struct RunningSpan {
     counters: Vec<(Arc<SourceCounters>, Vec<Arc<TargetCounters>>)>,
     sockets: Arc<Mutex<SpanSockets>>,
     breaker: Breaker,
-    signatures: Arc<[OwnFlow]>,
+    signatures: Signatures,
     now: Arc<Mutex<SourceNow>>,
     refused: String,
 }

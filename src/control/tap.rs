@@ -119,6 +119,14 @@ impl RunningTap {
         Ok((running, Started { observer, targets }))
     }
 
+    /// Says which outer flows are our own copies from now on, while the programs run.
+    ///
+    /// # Errors
+    /// More flows than fit.
+    pub fn change_own_flows(&self, flows: &[OwnFlow]) -> anyhow::Result<()> {
+        Ok(self.program.change_own_flows(flows)?)
+    }
+
     /// Attaches to both hooks of the interfaces that are there.
     ///
     /// # Errors

@@ -274,10 +274,7 @@ fn resolve(host: &str, source: Option<IpAddr>) -> Result<IpAddr, String> {
     if let Ok(address) = host.parse() {
         return Ok(address);
     }
-    let found = (host, 0)
-        .to_socket_addrs()
-        .map_err(|error| format!("{host}: {error}"))?;
-    let found: Vec<IpAddr> = found.map(|address| address.ip()).collect();
+    let found = addresses_of(host).map_err(|error| format!("{host}: {error}"))?;
     choose(&found, source).ok_or_else(|| {
         let wanted = match source {
             Some(IpAddr::V4(_)) => "IPv4 address, which `source` asks for",
@@ -286,6 +283,16 @@ fn resolve(host: &str, source: Option<IpAddr>) -> Result<IpAddr, String> {
         };
         format!("{host}: no {wanted}")
     })
+}
+
+/// All addresses of a name, in the resolver's order. May take as long as the resolver waits for its servers.
+///
+/// # Errors
+/// The resolver's words.
+pub fn addresses_of(name: &str) -> Result<Vec<IpAddr>, String> {
+    let found = (name, 0).to_socket_addrs();
+    let found = found.map_err(|error| error.to_string())?;
+    Ok(found.map(|address| address.ip()).collect())
 }
 
 fn choose(found: &[IpAddr], source: Option<IpAddr>) -> Option<IpAddr> {

@@ -107,6 +107,21 @@ pub fn lookup(netlink: &mut Netlink, query: RouteQuery) -> Result<Route, RouteEr
     }
 }
 
+/// The source address that the kernel would give packets to a destination, by a device or by any; `None` where it
+/// knows no way now, or does not answer.
+pub fn source_towards(destination: IpAddr, device: Option<&str>) -> Option<IpAddr> {
+    let mut netlink = Netlink::open().ok()?;
+    let device = match device {
+        Some(name) => Some(super::link::by_name(&mut netlink, name).ok()?.index),
+        None => None,
+    };
+    let query = RouteQuery {
+        device,
+        ..RouteQuery::to(destination)
+    };
+    lookup(&mut netlink, query).ok()?.source
+}
+
 fn request(query: RouteQuery) -> RouteMessage {
     let bits = if query.destination.is_ipv4() { 32 } else { 128 };
     let mut message = RouteMessage::default();

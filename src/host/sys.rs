@@ -160,6 +160,13 @@ impl Signal {
         Ok(Self(own(check(descriptor as libc::c_long)?).into()))
     }
 
+    /// Takes what was raised so far: the next wait is for the next signal.
+    pub(super) fn clear(&self) {
+        use std::io::Read as _;
+        // Fails only when nothing was raised.
+        let _ = (&self.0).read(&mut [0; 8]);
+    }
+
     /// Wakes whoever waits. A second signal before the first is seen is absorbed.
     pub(super) fn raise(&self) {
         use std::io::Write as _;

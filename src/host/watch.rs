@@ -11,7 +11,7 @@ use std::io;
 use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -21,9 +21,10 @@ use netlink_sys::{protocols::NETLINK_ROUTE, Socket};
 use super::neighbour;
 use super::netlink::{borrow, Netlink, NetlinkError};
 use super::path_mtu::{Learned, Listener, OuterFlow};
+use super::route::{self, RouteError, RouteQuery};
 use super::sys::{self, Signal};
 use crate::mirror::path::{MtuSource, PathProblem, PathState};
-use find::{find, Want};
+use find::{find, Finding, Want};
 
 /// RTNLGRP_* of linux/rtnetlink.h: link, neighbour, IPv4 and IPv6 address, route and rule, next-hop
 /// objects.
@@ -46,8 +47,11 @@ const EVENT_BUFFER: usize = 1 << 20;
 pub struct PathTarget {
     /// Outer destination address.
     pub destination: IpAddr,
-    /// Outer source address, if the user has fixed it.
+    /// Outer source address, if it is fixed.
     pub source: Option<IpAddr>,
+    /// Not by the user: `source` is what a route once said. It stays as long as the host and the destination
+    /// have their addresses, because receivers and the loop guard know the copies by it.
+    pub source_is_routes: bool,
     /// Name of the device that the copies must leave by, if the user has fixed it. A name, because
     /// an interface that is made anew has a new index.
     pub device: Option<String>,
@@ -87,6 +91,7 @@ pub struct WatchCounters {
 pub struct PathWatch {
     paths: Vec<Arc<ArcSwap<PathState>>>,
     counters: Arc<WatchCounters>,
+    moves: Arc<Moves>,
     stop: Arc<Signal>,
     thread: Option<JoinHandle<()>>,
     deaf: Option<io::Error>,
@@ -115,6 +120,10 @@ impl PathWatch {
         let _ = events.set_rx_buf_sz(EVENT_BUFFER as libc::c_int);
         let stop = Arc::new(Signal::new().map_err(WatchError::Events)?);
         let counters = Arc::new(WatchCounters::default());
+        let moves = Arc::new(Moves {
+            list: Mutex::default(),
+            signal: Signal::new().map_err(WatchError::Events)?,
+        });
         let (listener, deaf) = Listener::open();
         let mut tracker = Tracker {
             listener,
@@ -131,13 +140,14 @@ impl PathWatch {
         let thread = std::thread::Builder::new()
             .name("xtee-path-watch".into())
             .spawn({
-                let stop = Arc::clone(&stop);
-                move || run(&events, &stop, tracker)
+                let (stop, moves) = (Arc::clone(&stop), Arc::clone(&moves));
+                move || run(&events, &stop, &moves, tracker)
             })
             .map_err(WatchError::Events)?;
         Ok(Self {
             paths,
             counters,
+            moves,
             stop,
             thread: Some(thread),
             deaf,
@@ -153,6 +163,15 @@ impl PathWatch {
     /// The published path of a target, by its position in the list given to [`Self::start`].
     pub fn path(&self, target: usize) -> Option<Arc<ArcSwap<PathState>>> {
         self.paths.get(target).cloned()
+    }
+
+    /// A target has another address from now on. Its path is worked out at once, but on the watch's thread.
+    pub fn move_to(&self, target: usize, destination: IpAddr) {
+        // Poisoned only if a thread panicked while it pushed or took.
+        let list = self.moves.list.lock();
+        list.unwrap_or_else(PoisonError::into_inner)
+            .push((target, destination));
+        self.moves.signal.raise();
     }
 
     /// What the watch has done so far.
@@ -180,19 +199,26 @@ impl Drop for PathWatch {
     }
 }
 
+/// Targets that have other addresses, on their way to the thread.
+struct Moves {
+    list: Mutex<Vec<(usize, IpAddr)>>,
+    signal: Signal,
+}
+
 /// The thread: wait, gather the burst, rebuild.
-fn run(events: &Socket, stop: &Signal, mut tracker: Tracker) {
+fn run(events: &Socket, stop: &Signal, moves: &Moves, mut tracker: Tracker) {
     let mut buffer = Vec::with_capacity(64 * 1024);
     let mut next = Instant::now() + PERIOD;
     loop {
         let wait = next.saturating_duration_since(Instant::now());
-        let heard = listen(events, stop, Some(&tracker.listener), wait);
+        let heard = listen(events, stop, Some((&tracker.listener, &moves.signal)), wait);
         if heard.stopped {
             return;
         }
         let learned = tracker.learn();
+        let moved = heard.moved && tracker.take(moves);
         // Somebody else's ICMP error changes nothing, however many there are.
-        if !heard.events && !learned && Instant::now() < next {
+        if !heard.events && !learned && !moved && Instant::now() < next {
             continue;
         }
         if heard.events {
@@ -219,14 +245,28 @@ fn run(events: &Socket, stop: &Signal, mut tracker: Tracker) {
 struct Heard {
     events: bool,
     stopped: bool,
+    moved: bool,
 }
 
-/// Waits for an event, an ICMP error or the stop signal. A failing poll must not turn into a busy loop.
-fn listen(events: &Socket, stop: &Signal, listener: Option<&Listener>, timeout: Duration) -> Heard {
+/// Waits for an event, the stop signal and, where there are `others`, for an ICMP error or a target's move. A
+/// failing poll must not turn into a busy loop.
+fn listen(
+    events: &Socket,
+    stop: &Signal,
+    others: Option<(&Listener, &Signal)>,
+    timeout: Duration,
+) -> Heard {
     let mut descriptors = vec![borrow(events), stop.as_fd()];
-    descriptors.extend(listener.iter().flat_map(|listener| listener.descriptors()));
+    if let Some((listener, moves)) = others {
+        descriptors.push(moves.as_fd());
+        descriptors.extend(listener.descriptors());
+    }
     match sys::wait_any(&descriptors, Some(timeout)).as_deref() {
-        Ok(&[events, stopped, ..]) => Heard { events, stopped },
+        Ok(&[events, stopped, ref others @ ..]) => Heard {
+            events,
+            stopped,
+            moved: others.first().copied().unwrap_or(false),
+        },
         _ => {
             std::thread::sleep(DEBOUNCE);
             Heard::default()
@@ -258,6 +298,15 @@ struct Tracker {
     counters: Arc<WatchCounters>,
 }
 
+/// Whether this host has the address.
+fn is_own(netlink: &mut Netlink, address: IpAddr) -> Result<bool, NetlinkError> {
+    match route::lookup(netlink, RouteQuery::to(address)) {
+        Ok(route) => Ok(route.local),
+        Err(RouteError::None { .. }) => Ok(false),
+        Err(RouteError::Netlink(error)) => Err(error),
+    }
+}
+
 /// One target with what is remembered between rebuilds.
 struct Path {
     target: PathTarget,
@@ -281,6 +330,40 @@ impl Path {
             asked: None,
             learned: None,
         }
+    }
+
+    /// Looks at the tables. Where the user has not fixed the source, it is the route's when there is none yet, and
+    /// again when this host has lost the address.
+    fn look(&mut self, netlink: &mut Netlink) -> Result<Finding, NetlinkError> {
+        let mut finding = find(netlink, &self.target)?;
+        if !self.target.source_is_routes {
+            return Ok(finding);
+        }
+        if let Some(source) = self.target.source {
+            // The kernel refuses an IPv4 source that is not its own; of IPv6 it takes any.
+            let suspect = finding.state.problem == Some(PathProblem::NoRoute) || source.is_ipv6();
+            if !suspect || is_own(netlink, source)? {
+                return Ok(finding);
+            }
+            self.target.source = None;
+            finding = find(netlink, &self.target)?;
+        }
+        let source = finding.state.source_ip;
+        if finding.state.ifindex == 0 || source.is_unspecified() {
+            return Ok(finding);
+        }
+        // As connect(2) does it: policy rules may lead packets of this source another way.
+        self.target.source = Some(source);
+        find(netlink, &self.target)
+    }
+
+    /// Another host: whatever was learned about the one before does not hold for it.
+    fn move_to(&mut self, destination: IpAddr) {
+        self.target.destination = destination;
+        if self.target.source_is_routes {
+            self.target.source = None;
+        }
+        (self.asked, self.learned) = (None, None);
     }
 
     /// Takes what the user set and what was learned into account.
@@ -317,6 +400,19 @@ impl Path {
 }
 
 impl Tracker {
+    /// Takes the targets' new addresses over. Returns whether there are any.
+    fn take(&mut self, moves: &Moves) -> bool {
+        moves.signal.clear();
+        let list = moves.list.lock();
+        let list = std::mem::take(&mut *list.unwrap_or_else(PoisonError::into_inner));
+        for (target, destination) in &list {
+            if let Some(path) = self.paths.get_mut(*target) {
+                path.move_to(*destination);
+            }
+        }
+        !list.is_empty()
+    }
+
     /// Takes in what routers said about our packets; returns whether there was anything.
     fn learn(&mut self) -> bool {
         let mut any = false;
@@ -340,7 +436,7 @@ impl Tracker {
     fn rebuild(&mut self) {
         self.counters.rebuilds.fetch_add(1, Ordering::Relaxed);
         for path in &mut self.paths {
-            let mut finding = match find(&mut self.netlink, &path.target) {
+            let mut finding = match path.look(&mut self.netlink) {
                 Ok(finding) => finding,
                 Err(_) => {
                     // The tables could not be read: what was published stays, the next round tries
@@ -385,6 +481,7 @@ mod tests {
         let mut path = Path::new(PathTarget {
             destination: "203.0.113.2".parse().unwrap(),
             source: None,
+            source_is_routes: true,
             device: None,
             flow: OuterFlow {
                 protocol: 17,

@@ -67,6 +67,8 @@ pub struct PathState {
     pub ifindex: u32,
     /// Name of the device; empty when there is no route.
     pub device: String,
+    /// Outer destination address. A target that is named may get another one while the mirror runs.
+    pub destination: IpAddr,
     /// Outer source address. Unspecified when the kernel names none.
     pub source_ip: IpAddr,
     /// Hardware address of the device; zeros when it has none.
@@ -96,6 +98,7 @@ impl PathState {
         Self {
             ifindex: 0,
             device: String::new(),
+            destination: target,
             source_ip: match target {
                 IpAddr::V4(_) => std::net::Ipv4Addr::UNSPECIFIED.into(),
                 IpAddr::V6(_) => std::net::Ipv6Addr::UNSPECIFIED.into(),

@@ -285,6 +285,7 @@ impl TargetObserver {
                 Distribution::Hash => "hash",
             }
             .to_owned(),
+            address: path.destination.to_string(),
             path: match problem {
                 Some(problem) => problem.describe().to_owned(),
                 None => format!("by {} from {}", path.device, path.source_ip),

@@ -111,6 +111,9 @@ pub struct TargetStatus {
     pub in_flight: u64,
     /// Whether copies can be sent now.
     pub healthy: bool,
+    /// Where they go.
+    #[serde(default)]
+    pub address: String,
     /// Why not, or the way that they take.
     pub path: String,
     /// Largest outer packet, bytes from its IP header on.

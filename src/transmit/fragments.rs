@@ -3,7 +3,6 @@
 //! Whatever a target's transmitter is, its fragments leave here: they are few, they are built by
 //! `packet::fit`, and the kernel's own fragmentation would go by a path MTU of its own. The kernel routes.
 
-use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::Arc;
@@ -31,10 +30,6 @@ pub type Identification = Arc<AtomicU32>;
 pub struct FragmentOuter {
     /// The tunnel, and the fields of its headers; its sequence is the transmitter's.
     pub wrapping: Wrapping,
-    /// Outer destination address.
-    pub destination: IpAddr,
-    /// Outer source address; `None`: the path's.
-    pub source: Option<IpAddr>,
     /// TTL and DSCP.
     pub marking: Marking,
     /// The target's numbers.
@@ -44,7 +39,7 @@ pub struct FragmentOuter {
 /// Sends fragments.
 #[derive(Debug)]
 pub struct FragmentSender {
-    socket: OwnedFd,
+    socket: Arc<OwnedFd>,
     outer: FragmentOuter,
     template: Option<OuterTemplate>,
     generation: u64,
@@ -57,7 +52,7 @@ pub struct FragmentSender {
 impl FragmentSender {
     /// From a connected raw socket of [`open::whole_packets`](super::open::whole_packets).
     #[must_use]
-    pub fn new(socket: OwnedFd, outer: FragmentOuter) -> FragmentSender {
+    pub fn new(socket: Arc<OwnedFd>, outer: FragmentOuter) -> FragmentSender {
         FragmentSender {
             socket,
             outer,
@@ -116,8 +111,8 @@ impl FragmentSender {
             let addresses = OuterAddresses {
                 source_mac: [0; 6],
                 destination_mac: [0; 6],
-                source: self.outer.source.unwrap_or(path.source_ip),
-                destination: self.outer.destination,
+                source: path.source_ip,
+                destination: path.destination,
             };
             let tunnel = self.outer.wrapping.tunnel;
             self.template = OuterTemplate::new(&addresses, self.outer.marking, tunnel);

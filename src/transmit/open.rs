@@ -104,6 +104,17 @@ pub fn whole_packets(endpoint: &Endpoint) -> io::Result<OwnedFd> {
     Ok(socket)
 }
 
+/// Puts a socket in the place of another: whoever sends by `old`'s descriptor sends by `new` from the next call
+/// on. No call fails meanwhile; one that is under way ends on the old socket.
+///
+/// # Errors
+/// What dup3(2) said.
+pub fn replace(old: BorrowedFd<'_>, new: &OwnedFd) -> io::Result<()> {
+    // SAFETY: two open descriptors. `old`'s number stays open and its owner's; only what it stands for changes,
+    // which is a socket of the same kind.
+    check(unsafe { libc::dup3(new.as_raw_fd(), old.as_raw_fd(), libc::O_CLOEXEC) })
+}
+
 fn prepare(socket: &OwnedFd, endpoint: &Endpoint) -> io::Result<()> {
     let Marking { ttl, tos } = endpoint.marking;
     let (ttl, tos) = (libc::c_int::from(ttl), libc::c_int::from(tos));

@@ -3,6 +3,7 @@
 //! The kernel writes the outer IP header and routes. One packet a message: there is no GSO here.
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 
 use super::batch::{Batch, Sent};
 use super::tally::Tally;
@@ -17,7 +18,7 @@ use crate::worker::counters::TargetCounters;
 /// Sends what GRE carries by a raw socket.
 #[derive(Debug)]
 pub struct RawSender {
-    socket: OwnedFd,
+    socket: Arc<OwnedFd>,
     wrapping: Wrapping,
     ip_header: usize,
     header_length: usize,
@@ -30,7 +31,7 @@ impl RawSender {
     /// the tunnel is not GRE's.
     #[must_use]
     pub fn new(
-        socket: OwnedFd,
+        socket: Arc<OwnedFd>,
         wrapping: Wrapping,
         outer: IpVersion,
         packets: usize,

@@ -4,6 +4,7 @@
 //! so grouping a batch by port keeps the order within a flow and makes the runs longer.
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 
 use super::batch::{Batch, Sent};
 use super::tally::Tally;
@@ -25,7 +26,7 @@ const NONE: u32 = u32::MAX;
 /// Sends VXLAN and Geneve by UDP.
 #[derive(Debug)]
 pub struct UdpSender {
-    sockets: Vec<OwnedFd>,
+    sockets: Vec<Arc<OwnedFd>>,
     header: [u8; HEADER],
     /// Outer IP and UDP headers, which the kernel writes.
     ip_udp_headers: usize,
@@ -78,7 +79,7 @@ impl UdpSender {
     /// if the tunnel is not carried by UDP.
     #[must_use]
     pub fn new(
-        sockets: Vec<OwnedFd>,
+        sockets: Vec<Arc<OwnedFd>>,
         tunnel: Tunnel,
         outer: IpVersion,
         segment: bool,

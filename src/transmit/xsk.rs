@@ -3,7 +3,6 @@
 //! From a tap a packet is written into a frame of the pool; from a span the received frame itself is
 //! sent, its outer header written into the room in front of it. Invisible to tc, hence no loop.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -32,10 +31,6 @@ const ETHERNET: u64 = 14;
 pub struct Outer {
     /// The tunnel, and the fields of its headers.
     pub wrapping: Wrapping,
-    /// Outer destination address.
-    pub destination: IpAddr,
-    /// Outer source address; `None`: the path's.
-    pub source: Option<IpAddr>,
     /// TTL and DSCP.
     pub marking: Marking,
 }
@@ -149,8 +144,8 @@ impl XskSender {
         let addresses = OuterAddresses {
             source_mac,
             destination_mac,
-            source: self.outer.source.unwrap_or(path.source_ip),
-            destination: self.outer.destination,
+            source: path.source_ip,
+            destination: path.destination,
         };
         OuterTemplate::new(&addresses, self.outer.marking, self.outer.wrapping.tunnel)
     }

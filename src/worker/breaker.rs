@@ -8,6 +8,8 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
 
+use arc_swap::{ArcSwap, Cache};
+
 use crate::packet::signature::{find, Own, OwnFlow};
 
 /// Frames with our own copy inside one window that open the breaker.
@@ -81,11 +83,14 @@ impl Breaker {
     }
 }
 
+/// Our outer flows, published by control.
+pub type Signatures = Arc<ArcSwap<Vec<OwnFlow>>>;
+
 /// A worker's look at each frame.
 #[derive(Clone, Debug)]
 pub struct Watch {
     breaker: Breaker,
-    flows: Arc<[OwnFlow]>,
+    flows: Cache<Signatures, Arc<Vec<OwnFlow>>>,
     skipped: u32,
 }
 
@@ -106,12 +111,12 @@ pub enum Look {
 }
 
 impl Watch {
-    /// Looks for copies of these flows.
+    /// Looks for copies of these flows, as they are at the time of each look.
     #[must_use]
-    pub fn new(breaker: Breaker, flows: Arc<[OwnFlow]>) -> Watch {
+    pub fn new(breaker: Breaker, flows: Signatures) -> Watch {
         Watch {
             breaker,
-            flows,
+            flows: Cache::new(flows),
             skipped: 0,
         }
     }
@@ -129,7 +134,7 @@ impl Watch {
             }
             self.skipped = 0;
         }
-        match find(frame, &self.flows) {
+        match find(frame, self.flows.load()) {
             Own::Nothing => Look::Clear,
             Own::Quoted => Look::OwnError,
             Own::Copy => {

@@ -155,8 +155,13 @@ fn plan_target(
     let mut plan = TargetPlan {
         url: target.name(),
         encapsulation: target.encapsulation,
+        name: match &target.host {
+            Host::Address(_) => None,
+            Host::Name(name) => Some(name.clone()),
+        },
         address,
         source: target.source.or(route.prefsrc),
+        source_is_asked: target.source.is_some(),
         device: route.device.clone(),
         ifindex: route.ifindex,
         bind_device: target.device.is_some(),

@@ -27,6 +27,7 @@ fn watched(device: Option<&str>) -> Option<(Pair, PathWatch, Published)> {
     let target = PathTarget {
         destination: TARGET.parse().unwrap(),
         source: None,
+        source_is_routes: true,
         device: device.map(str::to_owned),
         flow: OuterFlow {
             protocol: 17,
