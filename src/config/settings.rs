@@ -277,7 +277,7 @@ impl Target {
 pub enum Host {
     /// An address.
     Address(IpAddr),
-    /// A name, resolved when the mirror starts.
+    /// A name, resolved when the mirror starts and again while it runs.
     Name(String),
 }
 

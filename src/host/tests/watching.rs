@@ -27,7 +27,7 @@ fn watched(device: Option<&str>) -> Option<(Pair, PathWatch, Published)> {
     let target = PathTarget {
         destination: TARGET.parse().unwrap(),
         source: None,
-        source_is_routes: true,
+        source_is_routes: false,
         device: device.map(str::to_owned),
         flow: OuterFlow {
             protocol: 17,
