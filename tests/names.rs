@@ -23,7 +23,7 @@ use mirror::{source, target, Mirror};
 const NAME: &str = "sensor.example.net";
 const SECOND: &str = "203.0.113.3";
 /// Sent while the name gets another address, and after the target has followed.
-const MOVING: u32 = 3000;
+const MOVING: u32 = 2000;
 const MOVED: u32 = 200;
 
 /// `/etc/hosts` as programs in a namespace see it (ip-netns(8)); removed on drop.
@@ -112,7 +112,13 @@ fn the_name_moves(url: &str, transmit: &str, ours: fn(&Copy) -> bool) {
     let passed = if transmit == "xsk" { 0 } else { came.len() };
     assert_eq!(source.own_copies, passed as u64, "{status}");
     assert_eq!(source.own_signatures, 0, "{status}");
-    assert_eq!(source.dropped["loop_breaker"], 0, "{status}");
+    // The collector's kernel listens to no tunnel: its errors are not copied either.
+    let errors = frames.iter().filter(|frame| {
+        copies::ipv4_in(&frame.bytes)
+            .is_some_and(|(protocol, _, _, message)| protocol == 1 && message[0] == 3)
+    });
+    let errors = errors.count() as u64;
+    assert_eq!(source.dropped["loop_breaker"], errors, "{status}");
     assert_eq!(status.breaker.times_opened, 0, "{status}");
     let told = log
         .lines()
