@@ -154,7 +154,7 @@ fn assert_super_packets(compared: &Comparison) {
 fn copies_equal_what_the_other_end_saw() {
     require_programs!();
     let tunnel = Tunnel::Vxlan { vni: 7, port: 4789 };
-    let arguments = ["--to", "vxlan://203.0.113.2?vni=7"];
+    let arguments = ["--to", "vxlan://203.0.113.2?vni=7&limit=none"];
     assert_super_packets(&compared(tunnel, &arguments));
 }
 
@@ -166,7 +166,12 @@ fn by_clsact_and_gre() {
         sequence: false,
         inner: Inner::Ethernet,
     };
-    let arguments = ["--to", "gre://203.0.113.2?key=7", "--attach", "clsact"];
+    let arguments = [
+        "--to",
+        "gre://203.0.113.2?key=7&limit=none",
+        "--attach",
+        "clsact",
+    ];
     assert_super_packets(&compared(tunnel, &arguments));
 }
 
@@ -175,7 +180,7 @@ fn the_sensor_alerts() {
     require_root!("suricata", "curl", "python3", "taskset", "ss");
     let (production, _pair) = vpn();
     let sensor = Sensor::start(&production.collector, MONITOR);
-    let arguments = ["tap:eth0", "--to", "vxlan://203.0.113.2?vni=7"];
+    let arguments = ["tap:eth0", "--to", "vxlan://203.0.113.2?vni=7&limit=none"];
     let mirror = Mirror::start(&production.instance, &arguments);
     let folder = TestFolder::new();
     let page = format!("{REQUEST_MARKER}.bin");
