@@ -160,7 +160,7 @@ impl Mirror {
         let (running_sinks, sink_observers) = opener.start_sinks()?;
         let observer = observe(plan, &paths, started, sink_observers, &shared, &shedding);
         // Before the first copy, where conntrack is in use already.
-        let mut tracking = Tracking::new(plan);
+        let mut tracking = Tracking::new(&guard.exclusions());
         opener.notes.extend(tracking.tend(monotonic()));
         for (source, observed) in sources.list.iter_mut().zip(&observer.sources) {
             match source {
@@ -311,8 +311,9 @@ impl Mirror {
         (source.unwrap_or_else(|| unspecified(address)), address)
     }
 
-    fn tell_programs(&self) -> Option<String> {
+    fn tell_programs(&mut self) -> Option<String> {
         let flows = self.guard.exclusions();
+        self.tracking.follow(&flows);
         self.sources.iter().find_map(|source| match source {
             Source::Tap(tap) => tap
                 .change_own_flows(&flows)

@@ -3,9 +3,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::outputs::exclusions;
 use crate::bpf::skel::OwnFlow;
-use crate::config::plan::Plan;
 use crate::host::notrack::{conntrack_is_in_use, Flow, Untracked};
 
 /// How often it is looked for, nanoseconds.
@@ -21,14 +19,25 @@ pub struct Tracking {
 }
 
 impl Tracking {
-    /// For the targets of a plan, in the network namespace of the calling thread.
+    /// For our outer flows, in the network namespace of the calling thread.
     #[must_use]
-    pub fn new(plan: &Plan) -> Tracking {
+    pub fn new(flows: &[OwnFlow]) -> Tracking {
         Tracking {
-            flows: exclusions(plan).iter().map(flow).collect(),
+            flows: flows.iter().map(flow).collect(),
             table: None,
             refused: false,
             next: 0,
+        }
+    }
+
+    /// A target has another address. A table that is there gives way to its successor; it stays where there
+    /// can be none, for the other targets.
+    pub fn follow(&mut self, flows: &[OwnFlow]) {
+        self.flows = flows.iter().map(flow).collect();
+        if self.table.is_some() {
+            if let Ok(table) = Untracked::new(&self.flows) {
+                self.table = Some(table);
+            }
         }
     }
 
