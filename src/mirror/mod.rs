@@ -3,7 +3,7 @@
 //!
 //! Pure: no socket, no ring, no clock, no import of the control plane. The configuration compiles
 //! rules into [`tables::Tables`]; `bpf` writes those tables into maps; the kernel programs match, and
-//! the slow matcher in [`reference`] is what both are tested against. Control publishes a
+//! the slow matcher in [`mod@reference`] is what both are tested against. Control publishes a
 //! [`selection::TargetSet`]; the workers go by it.
 
 #![forbid(unsafe_code)]
