@@ -88,8 +88,13 @@ fn what_cannot_be_sent_is_told_with_its_reason() {
     require_root!();
     let lab = Tapped::new();
     lab.instance.ip(&["link", "set", "mir0", "mtu", "1500"]);
-    // Too large for the path.
-    let (code, report, frames) = probe(&lab, &["vxlan://203.0.113.2?vni=7", "--size", "1514"]);
+    // Too large for the path: in fragments, as a mirror would send it, unless that is not wanted.
+    let (code, report, _) = probe(&lab, &["vxlan://203.0.113.2?vni=7", "--size", "1514"]);
+    assert_eq!(code, Some(0), "{report:#}");
+    assert_eq!(report["sent"], 5);
+    assert_eq!(report["way"]["full_size_fits"], false);
+    let url = "vxlan://203.0.113.2?vni=7&oversize=drop";
+    let (code, report, frames) = probe(&lab, &[url, "--size", "1514"]);
     assert_eq!(code, Some(1), "{report:#}");
     assert_eq!(report["dropped"]["oversize"], 5);
     assert_eq!(report["way"]["full_size_fits"], false);
