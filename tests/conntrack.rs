@@ -16,38 +16,9 @@ mod targets_lab;
 use std::time::Duration;
 
 use common::{netns, raw_socket};
-use mirror::Mirror;
-use targets_lab::{url, Lab};
+use targets_lab::{counted, start, url, Lab};
 
 const PATIENCE: Duration = Duration::from_secs(10);
-
-fn all_healthy(mirror: &Mirror) {
-    netns::wait_until("healthy targets", PATIENCE, || {
-        mirror.status().targets.iter().all(|target| target.healthy)
-    });
-}
-
-fn start(lab: &Lab, urls: &[String]) -> Mirror {
-    let mut arguments = vec!["tap:eth0", "--to"];
-    arguments.extend(urls.iter().map(String::as_str));
-    let mirror = Mirror::start(&lab.instance, &arguments);
-    all_healthy(&mirror);
-    mirror
-}
-
-/// What the chain of `watch` counted, by the text of its rule.
-fn counted(namespace: &netns::Namespace, rule: &str) -> u64 {
-    let text = namespace.run("nft", &["list", "table", "inet", "watch"]);
-    let line = text.lines().find(|line| line.contains(rule));
-    let line = line.unwrap_or_else(|| panic!("no {rule:?} in {text}"));
-    let number = line
-        .split("packets ")
-        .nth(1)
-        .and_then(|rest| rest.split(' ').next());
-    number
-        .and_then(|number| number.parse().ok())
-        .expect("a counter")
-}
 
 /// A host that tracks connections has no entry of ours, and no table of ours once xtee was killed.
 #[test]

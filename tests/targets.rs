@@ -23,24 +23,10 @@ use xtee::packet::PacketRef;
 use common::{netns, raw_socket};
 use guard_lab::answer_without_limit;
 use mirror::Mirror;
-use targets_lab::{device, url, Arrived, Lab, Numbered};
+use targets_lab::{all_healthy, counted, device, start, url, Arrived, Lab, Numbered};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 const FLOWS: u32 = 300;
-
-fn all_healthy(mirror: &Mirror) {
-    netns::wait_until("healthy targets", PATIENCE, || {
-        mirror.status().targets.iter().all(|target| target.healthy)
-    });
-}
-
-fn start(lab: &Lab, urls: &[String]) -> Mirror {
-    let mut arguments = vec!["tap:eth0", "--to"];
-    arguments.extend(urls.iter().map(String::as_str));
-    let mirror = Mirror::start(&lab.instance, &arguments);
-    all_healthy(&mirror);
-    mirror
-}
 
 /// Rounds of all flows, a few milliseconds apart, until `done`; at least one. Returns the next round.
 fn rounds_until(lab: &Lab, first: u32, mut done: impl FnMut() -> bool) -> u32 {
@@ -398,20 +384,6 @@ fn above_the_budget_copies_are_shed_first() {
     finished.assert_clean();
     assert_eq!(finished.stderr.matches("shedding all copies").count(), 1);
     assert_eq!(finished.stderr.matches("copies go again").count(), 1);
-}
-
-/// What the chain of `watch` counted, by the text of its rule.
-fn counted(namespace: &netns::Namespace, rule: &str) -> u64 {
-    let text = namespace.run("nft", &["list", "table", "inet", "watch"]);
-    let line = text.lines().find(|line| line.contains(rule));
-    let line = line.unwrap_or_else(|| panic!("no {rule:?} in {text}"));
-    let number = line
-        .split("packets ")
-        .nth(1)
-        .and_then(|rest| rest.split(' ').next());
-    number
-        .and_then(|number| number.parse().ok())
-        .expect("a counter")
 }
 
 /// DSCP, TTL and socket priority stand on the copies, whoever sends.

@@ -7,7 +7,7 @@ use anyhow::{bail, ensure, Context as _};
 
 use super::explain::explain;
 use super::lock::{lock, InterfaceLock};
-use super::lookout::{Lookout, Sight};
+use super::lookout::{take_note, Lookout, Sight};
 use crate::bpf::tap::{Hold, Tap, TapPrograms};
 use crate::config::plan::{Attach, SourcePlan};
 use crate::host::hooks::{self, Attached, Hook, Hooks};
@@ -223,19 +223,7 @@ impl Holds {
 impl Held {
     /// Takes note of what is new about the interface.
     fn changed(&mut self, link: &Link) -> Option<String> {
-        if self.name != link.name {
-            let before = std::mem::replace(&mut self.name, link.name.clone());
-            return Some(format!(
-                "{before} is called {} now, and still mirrored",
-                link.name
-            ));
-        }
-        if self.up != link.up {
-            self.up = link.up;
-            let state = if link.up { "up" } else { "down" };
-            return Some(format!("{} is {state}", link.name));
-        }
-        None
+        take_note(&mut self.name, &mut self.up, link)
     }
 }
 

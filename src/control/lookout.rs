@@ -157,3 +157,20 @@ fn existing(found: Result<Link, NetlinkError>) -> Result<Option<Link>, NetlinkEr
         Err(error) => Err(error),
     }
 }
+
+/// Takes note of what is new about an interface that is held; in words, if something is.
+pub(super) fn take_note(name: &mut String, up: &mut bool, link: &Link) -> Option<String> {
+    if *name != link.name {
+        let before = std::mem::replace(name, link.name.clone());
+        return Some(format!(
+            "{before} is called {} now, and still mirrored",
+            link.name
+        ));
+    }
+    if *up != link.up {
+        *up = link.up;
+        let state = if link.up { "up" } else { "down" };
+        return Some(format!("{} is {state}", link.name));
+    }
+    None
+}

@@ -11,7 +11,7 @@ use crossbeam::queue::ArrayQueue;
 
 use super::explain::explain;
 use super::lock::{lock, InterfaceLock};
-use super::lookout::{Lookout, Sight};
+use super::lookout::{take_note, Lookout, Sight};
 use super::mirror::Shared;
 use super::outputs::{Opener, OwnPort, TX_RING};
 use super::tap::{publish, Started};
@@ -497,19 +497,7 @@ impl RunningSpan {
 impl Life {
     /// Takes note of what is new about the interface.
     fn changed(&mut self, link: &Link) -> Option<String> {
-        if self.name != link.name {
-            let before = std::mem::replace(&mut self.name, link.name.clone());
-            return Some(format!(
-                "{before} is called {} now, and still mirrored",
-                link.name
-            ));
-        }
-        if self.up != link.up {
-            self.up = link.up;
-            let state = if link.up { "up" } else { "down" };
-            return Some(format!("{} is {state}", link.name));
-        }
-        None
+        take_note(&mut self.name, &mut self.up, link)
     }
 }
 

@@ -5,10 +5,12 @@
 #![allow(dead_code)]
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
-use crate::common::netns::{veth, Namespace, VethEnd};
+use crate::common::netns::{self, veth, Namespace, VethEnd};
 use crate::common::raw_socket::{Capture, RawSocket};
 use crate::copies::{self, Copy};
+use crate::mirror::Mirror;
 use crate::packets;
 
 /// The namespaces, wired.
@@ -174,4 +176,34 @@ impl Arrived {
 
 fn numbered(copy: &Copy) -> Option<Numbered> {
     copies::number_in(&copy.inner).map(Numbered::of)
+}
+
+/// Until every target can be sent to.
+pub fn all_healthy(mirror: &Mirror) {
+    netns::wait_until("healthy targets", Duration::from_secs(10), || {
+        mirror.status().targets.iter().all(|target| target.healthy)
+    });
+}
+
+/// A mirror of `eth0` to these targets, once all of them can be sent to.
+pub fn start(lab: &Lab, urls: &[String]) -> Mirror {
+    let mut arguments = vec!["tap:eth0", "--to"];
+    arguments.extend(urls.iter().map(String::as_str));
+    let mirror = Mirror::start(&lab.instance, &arguments);
+    all_healthy(&mirror);
+    mirror
+}
+
+/// What the chain of `watch` counted, by the text of its rule.
+pub fn counted(namespace: &Namespace, rule: &str) -> u64 {
+    let text = namespace.run("nft", &["list", "table", "inet", "watch"]);
+    let line = text.lines().find(|line| line.contains(rule));
+    let line = line.unwrap_or_else(|| panic!("no {rule:?} in {text}"));
+    let number = line
+        .split("packets ")
+        .nth(1)
+        .and_then(|rest| rest.split(' ').next());
+    number
+        .and_then(|number| number.parse().ok())
+        .expect("a counter")
 }
